@@ -1,0 +1,207 @@
+"""What every attack on predictions shares: arguments, goal, result."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Hashable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from pytest_triguard.engine.geometry import NORMS, Norm
+from pytest_triguard.engine.iteration import PATH, Outcome
+from pytest_triguard.engine.model import Model
+from pytest_triguard.engine.samples import Batch
+from pytest_triguard.errors import InputError
+from pytest_triguard.running import Run, running
+from pytest_triguard.settings import current_settings
+from pytest_triguard.validation import describe, number, one_of, whole
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """Where an attack went, step by step.
+
+    Attributes:
+        points: `(N, T + 1, C, H, W)` iterates, the start first.
+        gradients: `(N, T, C, H, W)` the estimator's output at each iterate, before momentum and
+            normalisation.
+        directions: `(N, T, C, H, W)` the direction each step took.
+        lengths: `(N,)` int64, steps each sample took; what lies beyond them is padding.
+    """
+
+    points: Tensor
+    gradients: Tensor
+    directions: Tensor
+    lengths: Tensor
+
+
+@dataclass(frozen=True)
+class AttackResult:
+    """What an attack found.
+
+    Attributes:
+        adversarial: `(N, C, H, W)` inside ball and bounds, on the device of the inputs.
+        success: `(N,)` bool, whether the prediction at `adversarial` reaches the goal: another
+            class than the label, or the target.
+        trajectory: The way there, or None unless `trajectory=True` was asked for.
+        passes: Gradient passes each sample needed, `(N,)` int64.
+        cost: Forward and backward passes in all, counted in samples.
+    """
+
+    adversarial: Tensor
+    success: Tensor
+    trajectory: Trajectory | None
+    passes: Tensor
+    cost: dict[str, int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attack(ABC):
+    """An attack on predictions inside a ball around each sample.
+
+    Args:
+        eps: Radius of the ball in input units, one for all samples or one each, `(N,)`.
+        norm: `"linf"` or `"l2"`.
+        seed: Seed of random draws, or None for the session's.
+    """
+
+    eps: float | Tensor = 8 / 255
+    norm: Norm = "linf"
+    seed: int | None = None
+
+    name: ClassVar[str]
+
+    def __post_init__(self) -> None:
+        check_eps(self.eps)
+        one_of("norm", self.norm, NORMS)
+        if self.seed is not None:
+            whole("seed", self.seed)
+
+    @property
+    @abstractmethod
+    def passes_per_sample(self) -> int:
+        """Most gradient passes a sample can take; the chunk is chosen by it."""
+
+    @abstractmethod
+    def stream(self, model: Model, batches: Iterable[Batch]) -> Iterator[Outcome]:
+        """Attack labelled batches and hand out outcomes in the order in which they finish."""
+
+    @property
+    def drawn_seed(self) -> int:
+        """The seed in force: the attack's own, else the session's."""
+        return current_settings().seed if self.seed is None else self.seed
+
+    def parameters(self) -> dict[str, Any]:
+        """Return the hyperparameters as plain values, for records and messages."""
+        values = {each.name: getattr(self, each.name) for each in fields(self)}
+        eps = self.eps
+        values["eps"] = eps.tolist() if isinstance(eps, Tensor) else float(eps)
+        return {"attack": self.name} | values | {"seed": self.drawn_seed}
+
+    def __call__(
+        self,
+        classifier: Any,
+        inputs: Any,
+        labels: Any = None,
+        *,
+        targets: Any = None,
+        ids: Sequence[Hashable] | None = None,
+    ) -> AttackResult:
+        """Attack every sample.
+
+        Args:
+            classifier: The `Classifier` under attack.
+            inputs: `(N, C, H, W)` floating tensor inside the bounds, or a Dataset or DataLoader.
+            labels: `(N,)` int64; brought by the loader where `inputs` is one.
+            targets: Class to reach, one for all or `(N,)`; None for any class but the label.
+            ids: One unique id per sample, which random draws are keyed with; default: its place.
+
+        Returns:
+            The adversarial inputs, and whether each reached its goal.
+
+        Raises:
+            InputTypeError: If something has the wrong type.
+            InputError: If a value is refused.
+            ModelError: If the module breaks what a classifier promises.
+        """
+        with running(
+            classifier, inputs, labels, ids=ids, targets=targets, needs_labels=True
+        ) as run:
+            self.check_eps_for(run)
+            run.tune(self.passes_per_sample)
+            outcomes = self.stream(run.model, run.samples)
+            return _gathered(outcomes, run.like.device, run.model)
+
+    def radius(self, positions: list[int]) -> Tensor:
+        """Return the radius of each sample's ball, `(n,)`, on the host."""
+        if isinstance(self.eps, Tensor):
+            return self.eps.detach().cpu()[torch.tensor(positions, dtype=torch.int64)]
+        return torch.full((len(positions),), float(self.eps), dtype=torch.float64)
+
+    def check_eps_for(self, run: Run) -> None:
+        """Refuse an eps that does not go with the samples or the range of the inputs.
+
+        Raises:
+            InputError: If there is not one radius per sample, or one exceeds the range.
+        """
+        count = run.samples.count
+        if isinstance(self.eps, Tensor) and count is not None and self.eps.shape != (count,):
+            raise InputError(
+                f"eps must be one number or a tensor of shape ({count},), but "
+                f"{describe(self.eps)} came"
+            )
+        low, high = run.samples.bounds
+        width = max(above - below for below, above in zip(low, high, strict=True))
+        largest = float(self.eps.max()) if isinstance(self.eps, Tensor) else float(self.eps)
+        if self.norm == "linf" and largest > width:
+            raise InputError(
+                f"eps must not exceed the range of the inputs, {width:g}, but {largest:g} came; "
+                "eps is measured in the units of the inputs, before normalisation"
+            )
+
+
+def check_eps(eps: Any) -> None:
+    """Refuse an eps that is negative or no number, or not a tensor of such.
+
+    Raises:
+        InputTypeError: If it is neither a number nor a floating tensor.
+        InputError: If it is negative, NaN or infinite.
+    """
+    if not isinstance(eps, Tensor):
+        number("eps", eps, low=0)
+    elif eps.ndim != 1 or not eps.numel() or not eps.dtype.is_floating_point:
+        raise InputError(
+            f"eps must be one number or a floating (N,) tensor, but {describe(eps)} came"
+        )
+    elif not bool((torch.isfinite(eps) & (eps >= 0)).all()):
+        raise InputError("eps must be finite and at least 0 for every sample")
+
+
+def _gathered(outcomes: Iterator[Outcome], device: torch.device, model: Model) -> AttackResult:
+    """Join outcomes in the order of the data."""
+    found = list(outcomes)
+    order = torch.tensor([place for each in found for place in each.positions]).argsort()
+
+    def ordered(parts: list[Tensor]) -> Tensor:
+        joined = torch.cat([part.to(device) for part in parts])
+        return joined.index_select(0, order.to(device))
+
+    def listed(name: str) -> Tensor:
+        return torch.tensor([value for each in found for value in getattr(each, name)])[order]
+
+    trajectory = None
+    if found[0].path:
+        points, gradients, directions = (
+            ordered([each.path[name] for each in found]) for name in PATH
+        )
+        trajectory = Trajectory(points, gradients[:, :-1], directions[:, :-1], listed("steps"))
+    return AttackResult(
+        adversarial=ordered([each.points for each in found]),
+        success=listed("success").to(device),
+        trajectory=trajectory,
+        passes=listed("passes"),
+        cost=model.passes.to_dict(),
+    )

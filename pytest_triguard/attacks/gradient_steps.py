@@ -1,0 +1,159 @@
+"""Attacks that step along an estimated gradient and project back: the family of PGD."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from pytest_triguard.attacks.base import Attack
+from pytest_triguard.engine import draws
+from pytest_triguard.engine.geometry import ascent, per_row, project, random_offset
+from pytest_triguard.engine.gradients import input_gradient
+from pytest_triguard.engine.iteration import STOPS, Outcome, Stop, search
+from pytest_triguard.engine.model import Model
+from pytest_triguard.engine.objectives import (
+    cross_entropy,
+    dlr,
+    margin,
+    targeted_dlr,
+)
+from pytest_triguard.engine.rows import Rows
+from pytest_triguard.engine.samples import Batch
+from pytest_triguard.errors import InputError
+from pytest_triguard.validation import flag, number, one_of, whole
+
+LOSSES = ("cross_entropy", "margin", "dlr")
+
+
+@dataclass(frozen=True, kw_only=True)
+class GradientSteps(Attack):
+    """Steps of steepest ascent on a loss, each projected into the ball and the valid range.
+
+    Args:
+        step_size: Length of a step in input units, or None for the method's own rule.
+        steps: Number of steps per start.
+        restarts: Number of starts.
+        random_start: Whether a start is drawn uniformly from the ball or is the sample itself.
+        loss: What is ascended: `"cross_entropy"`, `"margin"` or `"dlr"`.
+        stop: `"success"` lets a sample leave at its first success, `"never"` takes all steps.
+        trajectory: Whether iterates, gradients and directions are kept.
+    """
+
+    step_size: float | None = None
+    steps: int = 10
+    restarts: int = 1
+    random_start: bool = False
+    loss: str = "cross_entropy"
+    stop: Stop = "success"
+    trajectory: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.step_size is not None:
+            number("step_size", self.step_size, low=0)
+        whole("steps", self.steps, low=1)
+        whole("restarts", self.restarts, low=1)
+        flag("random_start", self.random_start)
+        one_of("loss", self.loss, LOSSES)
+        one_of("stop", self.stop, STOPS)
+        if self.restarts > 1 and not self.random_start:
+            raise InputError(
+                f"restarts={self.restarts} needs random_start=True: without it every start is alike"
+            )
+        if flag("trajectory", self.trajectory) and self.restarts > 1:
+            raise InputError(f"trajectory=True needs one start, but restarts={self.restarts} came")
+
+    @property
+    def passes_per_sample(self) -> int:
+        """Most gradient passes a sample can take."""
+        return self.steps * self.restarts
+
+    def default_step(self, eps: Tensor) -> Tensor:
+        """Return the step of each sample where the user named none: 2.5 eps / steps."""
+        return eps * (2.5 / self.steps)
+
+    def stream(self, model: Model, batches: Iterable[Batch]) -> Iterator[Outcome]:
+        """Attack labelled batches and hand out outcomes in the order in which they finish."""
+        return search(model, batches, _Steps(self))
+
+
+@dataclass(frozen=True)
+class _Steps:
+    """The search behind an attack of this family."""
+
+    attack: GradientSteps
+
+    @property
+    def steps(self) -> int:
+        return self.attack.steps
+
+    @property
+    def restarts(self) -> int:
+        return self.attack.restarts
+
+    @property
+    def stop(self) -> Stop:
+        return self.attack.stop
+
+    @property
+    def record(self) -> bool:
+        return self.attack.trajectory
+
+    def radius(self, positions: list[int]) -> Tensor:
+        return self.attack.radius(positions)
+
+    def begin(self, model: Model, rows: Rows) -> None:
+        clean, eps, attack = rows["clean"], rows["eps"], self.attack
+        rows["points"] = clean
+        if not attack.random_start:
+            return
+        keys = draws.row_keys(
+            rows["keys"],
+            seed=attack.drawn_seed,
+            method=f"{attack.name}/start",
+            restart=rows["restart"],
+        )
+        offset = random_offset(keys, clean, eps, attack.norm)
+        rows["points"] = project(clean + offset, clean, eps, attack.norm, model.bounds(clean.dtype))
+
+    def estimate(self, model: Model, rows: Rows) -> tuple[Tensor, Tensor | None]:
+        return input_gradient(
+            model, rows["points"], rows["labels"], lambda logits, _: self.loss(logits, rows)
+        )
+
+    def move(self, model: Model, rows: Rows, gradient: Tensor) -> tuple[Tensor, Tensor]:
+        attack, clean, eps = self.attack, rows["clean"], rows["eps"]
+        direction = ascent(gradient, attack.norm)
+        if attack.step_size is None:
+            step = direction * per_row(attack.default_step(eps), direction)
+        else:
+            step = direction * attack.step_size
+        bounds = model.bounds(clean.dtype)
+        return project(rows["points"] + step, clean, eps, attack.norm, bounds), direction
+
+    def loss(self, logits: Tensor, rows: Rows) -> Tensor:
+        labels, name = rows["labels"], self.attack.loss
+        targets = rows["targets"] if "targets" in rows else None
+        if name == "cross_entropy":
+            return (
+                cross_entropy(logits, labels)
+                if targets is None
+                else -cross_entropy(logits, targets)
+            )
+        if name == "margin":
+            return -margin(logits, labels) if targets is None else margin(logits, targets)
+        needed = 3 if targets is None else 4
+        if logits.shape[1] < needed:
+            raise InputError(
+                f"loss='dlr' needs at least {needed} classes, but the classifier has "
+                f"{logits.shape[1]}; use loss='margin'"
+            )
+        return dlr(logits, labels) if targets is None else targeted_dlr(logits, labels, targets)
+
+    def won(self, logits: Tensor, rows: Rows) -> Tensor:
+        prediction = logits.argmax(1)
+        if "targets" in rows:
+            return prediction == rows["targets"]
+        return prediction != rows["labels"]

@@ -1,0 +1,23 @@
+"""Projected gradient descent."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from pytest_triguard.attacks.gradient_steps import GradientSteps
+
+
+@dataclass(frozen=True, kw_only=True)
+class PGD(GradientSteps):
+    """Projected gradient ascent from random starts, 40 steps of 2.5 eps / 40 by default.
+
+    References:
+        Madry et al. 2018, "Towards Deep Learning Models Resistant to Adversarial Attacks",
+        arXiv:1706.06083, section 2.1.
+    """
+
+    name: ClassVar[str] = "pgd"
+
+    steps: int = 40
+    random_start: bool = True

@@ -1,0 +1,142 @@
+"""What every attribution shares: arguments, blocks of samples, result."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Hashable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from pytest_triguard.engine.model import Model
+from pytest_triguard.engine.objectives import Objective, explained
+from pytest_triguard.engine.samples import Batch, Feed
+from pytest_triguard.errors import ModelError
+from pytest_triguard.running import running
+from pytest_triguard.settings import current_settings
+from pytest_triguard.validation import whole
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attribution(ABC):
+    """How much each input element contributes to an output of the classifier.
+
+    Maps are signed and shaped like the inputs; channel reduction and absolute values are choices
+    of whoever reads them.
+
+    Args:
+        output: What is explained: `"logit"`, `"probability"`, `"log_probability"` or
+            `"contrast"` (the logit against the others, weighted by their softmax).
+        seed: Seed of random draws, or None for the session's.
+    """
+
+    output: str = "logit"
+    seed: int | None = None
+
+    name: ClassVar[str]
+
+    def __post_init__(self) -> None:
+        explained(self.output)
+        if self.seed is not None:
+            whole("seed", self.seed)
+
+    @property
+    @abstractmethod
+    def passes_per_sample(self) -> int:
+        """Gradient passes per sample; the chunk is chosen by it."""
+
+    @abstractmethod
+    def explain(self, model: Model, batch: Batch) -> Tensor:
+        """Return the maps `(n, C, H, W)` of samples on the model's device, with targets."""
+
+    def diagnostics(self, model: Model, batch: Batch, maps: Tensor) -> dict[str, Tensor]:
+        """Return what the method can say about its own maps, each `(n,)`; nothing by default."""
+        return {}
+
+    @property
+    def objective(self) -> Objective:
+        """The output that is explained."""
+        return explained(self.output)
+
+    @property
+    def drawn_seed(self) -> int:
+        """The seed in force: the method's own, else the session's."""
+        return current_settings().seed if self.seed is None else self.seed
+
+    def parameters(self) -> dict[str, Any]:
+        """Return the hyperparameters as plain values, for records and messages."""
+        values = {each.name: getattr(self, each.name) for each in fields(self)}
+        return {"attribution": self.name} | values | {"seed": self.drawn_seed}
+
+    def stream(self, model: Model, batches: Iterable[Batch]) -> Iterator[tuple[Batch, Tensor]]:
+        """Explain batches block by block; memory is bounded by the chunk.
+
+        Args:
+            model: The network.
+            batches: Samples; without targets their labels are explained, else the prediction.
+
+        Yields:
+            Blocks of samples on the device, their targets filled in, and their maps.
+        """
+        for block in Feed(batches, model.device).blocks(model.chunk.rows):
+            targeted = with_targets(model, block)
+            yield targeted, self.explain(model, targeted)
+
+    def __call__(
+        self,
+        classifier: Any,
+        inputs: Any,
+        targets: Any = None,
+        *,
+        ids: Sequence[Hashable] | None = None,
+    ) -> Tensor:
+        """Explain every sample.
+
+        Args:
+            classifier: The `Classifier` whose output is explained.
+            inputs: `(N, C, H, W)` floating tensor inside the bounds, or a Dataset or DataLoader.
+            targets: Class explained, one for all or `(N,)`; None for the labels a loader brings,
+                else the prediction.
+            ids: One unique id per sample, which random draws are keyed with; default: its place.
+
+        Returns:
+            `(N, C, H, W)`, signed, on the device of the inputs, in their dtype.
+
+        Raises:
+            InputTypeError: If something has the wrong type.
+            InputError: If a value is refused.
+            ModelError: If the module breaks what a classifier promises, or a map is not finite.
+        """
+        with running(classifier, inputs, ids=ids, targets=targets) as run:
+            run.tune(self.passes_per_sample)
+            device = run.like.device
+            parts = [maps.to(device) for _, maps in self.stream(run.model, run.samples)]
+        result = torch.cat(parts)
+        refuse_unbounded(self.name, result)
+        return result
+
+
+def with_targets(model: Model, batch: Batch) -> Batch:
+    """Return the batch with the class to explain: the target, else the label, else the prediction."""
+    if batch.targets is not None:
+        return batch
+    return replace(
+        batch, targets=model.predict(batch.inputs) if batch.labels is None else batch.labels
+    )
+
+
+def refuse_unbounded(name: str, maps: Tensor) -> None:
+    """Refuse maps that hold NaN or infinity.
+
+    Raises:
+        ModelError: If one does; it names the first sample.
+    """
+    finite = torch.isfinite(maps).flatten(1).all(1)
+    if not bool(finite.all()):
+        place = int((~finite).nonzero()[0, 0])
+        raise ModelError(
+            f"{name} must give finite maps, but that of sample {place} holds NaN or infinity; "
+            "the module's gradient is not finite there"
+        )

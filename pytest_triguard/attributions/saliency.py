@@ -1,0 +1,47 @@
+"""The gradient of the output with respect to the input."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from pytest_triguard.attributions.base import Attribution
+from pytest_triguard.engine.gradients import input_gradient
+from pytest_triguard.engine.model import Model
+from pytest_triguard.engine.samples import Batch
+
+
+@dataclass(frozen=True, kw_only=True)
+class Saliency(Attribution):
+    """The signed gradient, `d f_y / d x`.
+
+    References:
+        Simonyan et al. 2014, "Deep Inside Convolutional Networks", arXiv:1312.6034, section 3
+        (which takes the absolute value; here that is the reader's choice).
+    """
+
+    name: ClassVar[str] = "saliency"
+
+    @property
+    def passes_per_sample(self) -> int:
+        """One."""
+        return 1
+
+    def explain(self, model: Model, batch: Batch) -> Tensor:
+        """Return the gradients, `(n, C, H, W)`."""
+        return chunked_gradient(self, model, batch)
+
+
+def chunked_gradient(method: Attribution, model: Model, batch: Batch) -> Tensor:
+    """Return the gradient of a method's output at the samples themselves."""
+    targets = batch.targets
+    if targets is None:
+        raise TypeError("an attribution needs targets")
+    parts = model.chunk.attempt(
+        lambda part: input_gradient(model, batch.inputs[part], targets[part], method.objective)[0],
+        len(batch),
+    )
+    return parts[0] if len(parts) == 1 else torch.cat(parts)

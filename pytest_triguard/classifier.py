@@ -1,0 +1,287 @@
+"""The classifier under test: a module, the range of its inputs, and its normalisation."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pytest_triguard.engine import devices
+from pytest_triguard.engine.chunking import ChunkSize
+from pytest_triguard.engine.model import Model
+from pytest_triguard.errors import InputError, InputTypeError, ModelError
+from pytest_triguard.settings import current_settings
+from pytest_triguard.validation import describe, number
+
+PerChannel = float | Sequence[float]
+
+
+class Classifier:
+    """A torch module together with what its inputs mean.
+
+    Inputs are `(N, C, H, W)` floating tensors in the user's space, usually pixels in [0, 1];
+    logits are `(N, K)`. Perturbations, steps and noise are always measured in that space.
+
+    Args:
+        module: The network. It is used in evaluation mode with frozen parameters and left as it
+            came.
+        bounds: Lower and upper end of the valid input range, each one number or one per channel.
+        mean: Subtracted before the network, one number or one per channel, or None.
+        std: Divided by before the network, likewise; given exactly when `mean` is.
+        classes: Names of the classes, in the order of the logits, or None.
+
+    Raises:
+        InputTypeError: If `module` is no `torch.nn.Module`, or a number is none.
+        InputError: If bounds, mean or std are not usable.
+
+    Example:
+        >>> import torch
+        >>> network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 3))
+        >>> Classifier(network, mean=0.5, std=0.25)(torch.rand(2, 1, 2, 2)).shape
+        torch.Size([2, 3])
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        *,
+        bounds: tuple[PerChannel, PerChannel] = (0.0, 1.0),
+        mean: PerChannel | None = None,
+        std: PerChannel | None = None,
+        classes: Sequence[str] | None = None,
+    ) -> None:
+        if not isinstance(module, nn.Module):
+            raise InputTypeError(f"module must be a torch.nn.Module, but {describe(module)} came")
+        self.module = module
+        self.bounds = _bounds(bounds)
+        self.normalization = _normalization(mean, std)
+        self.classes = None if classes is None else tuple(str(each) for each in classes)
+        self._lock = threading.RLock()
+        self._held: _Held | None = None
+        self._timings: dict[str, dict[tuple[tuple[int, ...], torch.dtype], int]] = {}
+        self._fingerprint: tuple[tuple[tuple[int, int, int], ...], str] | None = None
+
+    def __repr__(self) -> str:
+        return f"Classifier({type(self.module).__name__}, bounds={self.bounds})"
+
+    def __call__(self, inputs: Tensor) -> Tensor:
+        """Return the logits `(N, K)` of inputs `(N, C, H, W)`, on the device of the module.
+
+        Gradients flow to the inputs where autograd is on.
+        """
+        with self.prepared(device=str(self.device)) as model:
+            return model.logits(inputs.to(model.device))
+
+    @property
+    def device(self) -> torch.device:
+        """The device the module itself is on; the host if it has neither parameter nor buffer."""
+        for tensor in (*self.module.parameters(), *self.module.buffers()):
+            return tensor.device
+        return torch.device("cpu")
+
+    @property
+    def dtype(self) -> torch.dtype | None:
+        """The floating dtype of the parameters, or None if there are none."""
+        for tensor in (*self.module.parameters(), *self.module.buffers()):
+            if tensor.dtype.is_floating_point:
+                return tensor.dtype
+        return None
+
+    @contextmanager
+    def prepared(self, *, device: str | None = None, chunk: int | None = None) -> Iterator[Model]:
+        """Make the classifier ready to run, and take everything back at the end.
+
+        The module is put in evaluation mode, frozen, and moved to the device; afterwards its
+        training flags, `requires_grad` flags, buffers, device and the random number generators are
+        as before, also when the block raises.
+
+        Args:
+            device: Device name, or None for the session's, else the module's own.
+            chunk: Rows per pass, or None for the session's, else the fastest, found by timing.
+
+        Yields:
+            The network ready to run, with counters at zero.
+
+        Raises:
+            ConfigError: If the device is not to be had.
+            ModelError: If the module lies on several devices and would have to be moved.
+        """
+        settings = current_settings()
+        target = devices.resolve(device or settings.device, fallback=self.device)
+        self._hold(target)
+        try:
+            timings = self._timings.setdefault(str(target), {})
+            yield Model(
+                self.module,
+                device=target,
+                dtype=self.dtype,
+                bounds=self.bounds,
+                normalization=self.normalization,
+                chunk=ChunkSize(chunk or settings.chunk, timings),
+            )
+        finally:
+            self._release()
+
+    def _hold(self, target: torch.device) -> None:
+        with self._lock:
+            if self._held is None:
+                self._held = _Held(self.module, target)
+            elif self._held.device != target:
+                raise ModelError(
+                    f"the classifier is in use on {self._held.device} and cannot be used on "
+                    f"{target} at the same time"
+                )
+            self._held.users += 1
+
+    def _release(self) -> None:
+        with self._lock:
+            if self._held is None:
+                return
+            self._held.users -= 1
+            if not self._held.users:
+                held, self._held = self._held, None
+                held.restore()
+
+    def fingerprint(self) -> str:
+        """Return a hash of weights, buffers, architecture, bounds and normalisation."""
+        tensors = (*self.module.parameters(), *self.module.buffers())
+        state = tuple((id(each), each._version, each.data_ptr()) for each in tensors)
+        if self._fingerprint is None or self._fingerprint[0] != state:
+            self._fingerprint = state, self._hash()
+        return self._fingerprint[1]
+
+    def _hash(self) -> str:
+        digest = hashlib.blake2b(digest_size=16)
+        digest.update(repr((self.module, self.bounds, self.normalization)).encode())
+        for name, tensor in sorted(self.module.state_dict().items()):
+            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+            values = tensor.detach().cpu().contiguous().flatten().view(torch.uint8)
+            digest.update(values.numpy().data)
+        return digest.hexdigest()
+
+
+@dataclass
+class _Held:
+    """What has to be put back when the last user of a module is done."""
+
+    module: nn.Module
+    device: torch.device
+    users: int = 0
+    training: dict[nn.Module, bool] = field(init=False)
+    parameters: list[tuple[nn.Module, str, nn.Parameter, Tensor, bool]] = field(init=False)
+    buffers: list[tuple[nn.Module, str, Tensor, Tensor]] = field(init=False)
+
+    def __post_init__(self) -> None:
+        modules = list(self.module.modules())
+        self.training = {each: each.training for each in modules}
+        self.parameters = [
+            (owner, name, parameter, parameter.data, parameter.requires_grad)
+            for owner in modules
+            for name, parameter in owner._parameters.items()
+            if parameter is not None
+        ]
+        self.buffers = [
+            (owner, name, buffer, buffer.detach().clone())
+            for owner in modules
+            for name, buffer in owner._buffers.items()
+            if buffer is not None
+        ]
+        self.generators = _generator_states(self.device)
+        try:
+            self._prepare()
+        except BaseException:
+            self.restore()
+            raise
+
+    def _prepare(self) -> None:
+        self.module.eval()
+        self.module.requires_grad_(False)
+        tensors = (*self.module.parameters(), *self.module.buffers())
+        places = {tensor.device for tensor in tensors}
+        if len(places) > 1:
+            raise ModelError(
+                "the module must lie on one device, but its parameters are on "
+                f"{', '.join(sorted(str(place) for place in places))}"
+            )
+        if places and places != {self.device}:
+            self.module.to(self.device)
+
+    def restore(self) -> None:
+        for owner, name, parameter, data, requires_grad in self.parameters:
+            parameter.data = data
+            parameter.requires_grad_(requires_grad)
+            owner._parameters[name] = parameter
+        for owner, name, buffer, values in self.buffers:
+            if buffer.device != values.device or not torch.equal(buffer, values):
+                with torch.no_grad():
+                    buffer.copy_(values)
+            owner._buffers[name] = buffer
+        for each, training in self.training.items():
+            each.training = training
+        _restore_generators(self.generators)
+
+
+def _generator_states(device: torch.device) -> list[tuple[torch.device, Any]]:
+    states: list[tuple[torch.device, Any]] = [(torch.device("cpu"), torch.get_rng_state())]
+    if not devices.is_host(device):
+        module = torch.get_device_module(device)
+        if hasattr(module, "get_rng_state"):
+            states.append((device, module.get_rng_state(device)))
+    return states
+
+
+def _restore_generators(states: list[tuple[torch.device, Any]]) -> None:
+    for device, state in states:
+        if devices.is_host(device):
+            torch.set_rng_state(state)
+        else:
+            torch.get_device_module(device).set_rng_state(state, device)
+
+
+def _bounds(bounds: Any) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    if not isinstance(bounds, Sequence) or isinstance(bounds, str) or len(bounds) != 2:
+        raise InputTypeError(f"bounds must be a pair (low, high), but {describe(bounds)} came")
+    low, high = _channels("bounds", bounds[0]), _channels("bounds", bounds[1])
+    if len(low) != len(high) and 1 not in (len(low), len(high)):
+        raise InputError(
+            f"bounds must name as many channels below as above, but {len(low)} and {len(high)} came"
+        )
+    width = max(len(low), len(high))
+    low, high = low * (width // len(low)), high * (width // len(high))
+    if not all(below < above for below, above in zip(low, high, strict=True)):
+        raise InputError(f"bounds must rise from low to high, but {bounds!r} came")
+    return low, high
+
+
+def _normalization(
+    mean: PerChannel | None, std: PerChannel | None
+) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+    if mean is None and std is None:
+        return None
+    if mean is None or std is None:
+        missing = "mean" if mean is None else "std"
+        raise InputError(f"mean and std must be given together, but {missing} is missing")
+    means, stds = _channels("mean", mean), _channels("std", std)
+    if min(stds) <= 0:
+        raise InputError(f"std must be greater than 0, but {min(stds):g} came")
+    if len(means) != len(stds) and 1 not in (len(means), len(stds)):
+        raise InputError(
+            f"mean and std must name as many channels, but {len(means)} and {len(stds)} came"
+        )
+    return means, stds
+
+
+def _channels(name: str, value: Any) -> tuple[float, ...]:
+    if isinstance(value, Tensor):
+        value = value.detach().flatten().tolist()
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        if not value:
+            raise InputError(f"{name} must have one number per channel, but an empty list came")
+        return tuple(number(name, each) for each in value)
+    return (number(name, value),)

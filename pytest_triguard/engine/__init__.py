@@ -1,0 +1,1 @@
+"""The shared machinery: gradients, estimators, iteration, chunking, devices, draws."""

@@ -1,0 +1,197 @@
+"""The gradient of an objective, reduced over copies of each sample.
+
+SmoothGrad, integrated gradients and their relatives differ in how copies are made, at which
+point the gradient is taken, and how the copies are reduced; the pass over samples x copies is
+one and the same, and is here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from pytest_triguard.engine.gradients import input_gradient
+from pytest_triguard.engine.model import Model
+from pytest_triguard.engine.objectives import Objective
+
+
+@dataclass(frozen=True)
+class Copies:
+    """Some copies of some samples, flattened copy by copy; row `i` of every tensor is one copy.
+
+    Attributes:
+        inputs: `(m, C, H, W)` the samples they are copies of.
+        keys: `(m,)` int64 keys of those samples.
+        numbers: `(m,)` int64, which copy of its sample each row is.
+        context: Whatever else goes along with the samples, each `(m, ...)`.
+    """
+
+    inputs: Tensor
+    keys: Tensor
+    numbers: Tensor
+    context: tuple[Tensor, ...] = ()
+
+    def part(self, part: slice) -> Copies:
+        """Return some rows, without a copy."""
+        context = tuple(each[part] for each in self.context)
+        return Copies(self.inputs[part], self.keys[part], self.numbers[part], context)
+
+
+MakeCopies = Callable[[Copies], Tensor]
+"""Makes the points at which the network is evaluated, `(m, C, H, W)`."""
+
+Point = Literal["copy", "input"]
+
+
+class Reduction(Protocol):
+    """Folds the gradients of the copies into one map per sample."""
+
+    def start(self, inputs: Tensor) -> Tensor:
+        """Return the state before the first copy."""
+
+    def add(self, state: Tensor, gradients: Tensor, points: Tensor, copies: range) -> Tensor:
+        """Fold in the gradients of some copies, `(len(copies), n, C, H, W)`, and their points."""
+
+    def finish(self, state: Tensor, copies: int) -> Tensor:
+        """Return the reduced map, `(n, C, H, W)`."""
+
+
+@dataclass(frozen=True)
+class Mean:
+    """Weighted mean of the gradients, or of their powers.
+
+    Attributes:
+        weights: One per copy, summing to one, or None for equal weights.
+        power: 1 for the mean, 2 for the mean of squares.
+    """
+
+    weights: Sequence[float] | None = None
+    power: int = 1
+
+    def start(self, inputs: Tensor) -> Tensor:
+        """Return zeros."""
+        return torch.zeros_like(inputs)
+
+    def add(self, state: Tensor, gradients: Tensor, points: Tensor, copies: range) -> Tensor:
+        """Add the weighted gradients, one copy after the other."""
+        for place, copy in enumerate(copies):
+            term = gradients[place] if self.power == 1 else gradients[place] ** self.power
+            if self.weights is None:
+                state += term
+            else:
+                state.add_(term, alpha=self.weights[copy])
+        return state
+
+    def finish(self, state: Tensor, copies: int) -> Tensor:
+        """Divide equal weights by their number."""
+        return state.div_(copies) if self.weights is None else state
+
+
+MEAN = Mean()
+MEAN_SQUARE = Mean(power=2)
+
+
+def expected_gradient(
+    model: Model,
+    inputs: Tensor,
+    classes: Tensor,
+    keys: Tensor,
+    objective: Objective,
+    *,
+    copies: int,
+    make: MakeCopies,
+    context: tuple[Tensor, ...] = (),
+    at: Point = "copy",
+    reduction: Reduction = MEAN,
+) -> Tensor:
+    """Return the gradient of an objective reduced over copies of each sample.
+
+    A pass holds as many rows as the model's chunk: full blocks of samples go copy by copy, and a
+    few samples take several copies at once, so that the chunk is filled either way.
+
+    Args:
+        model: The network.
+        inputs: `(n, C, H, W)` on the model's device.
+        classes: `(n,)` int64.
+        keys: `(n,)` int64 keys of the samples, for random copies.
+        objective: From logits and classes to one number per row.
+        copies: Number of copies of each sample.
+        make: Makes the points at which the network is evaluated.
+        context: Tensors `(n, ...)` that `make` needs beside the samples, such as a baseline.
+        at: Where the gradient is taken: at the `"copy"` itself, or at the `"input"`, through
+            `make` (which brings its chain factor).
+        reduction: How the copies are folded into one map.
+
+    Returns:
+        `(n, C, H, W)`.
+    """
+    job = _Job(model, objective, copies, make, at, reduction)
+    chunk = model.chunk.rows
+    maps = []
+    for start in range(0, len(inputs), chunk):
+        rows = slice(start, start + chunk)
+        numbers = torch.zeros_like(keys[rows])
+        block = Copies(inputs[rows], keys[rows], numbers, tuple(each[rows] for each in context))
+        maps.append(job.reduced(block, classes[rows]))
+    return maps[0] if len(maps) == 1 else torch.cat(maps)
+
+
+@dataclass(frozen=True)
+class _Job:
+    model: Model
+    objective: Objective
+    copies: int
+    make: MakeCopies
+    at: Point
+    reduction: Reduction
+
+    def reduced(self, block: Copies, classes: Tensor) -> Tensor:
+        """Return the reduced map of each sample of a block."""
+        at_once = max(1, self.model.chunk.rows // len(block.inputs))
+        state = self.reduction.start(block.inputs)
+        for first in range(0, self.copies, at_once):
+            numbers = range(first, min(first + at_once, self.copies))
+            copies = _repeated(block, numbers)
+            points = self.make(copies)
+            gradients = self.gradients(copies, points, classes.repeat(len(numbers)))
+            shape = (len(numbers), *block.inputs.shape)
+            state = self.reduction.add(state, gradients.view(shape), points.view(shape), numbers)
+        return self.reduction.finish(state, self.copies)
+
+    def gradients(self, copies: Copies, points: Tensor, classes: Tensor) -> Tensor:
+        def run(part: slice) -> Tensor:
+            if self.at == "copy":
+                return input_gradient(self.model, points[part], classes[part], self.objective)[0]
+
+            def through(inputs: Tensor) -> Tensor:
+                return self.make(replace(copies.part(part), inputs=inputs))
+
+            inputs = copies.inputs[part]
+            return input_gradient(
+                self.model, inputs, classes[part], self.objective, through=through
+            )[0]
+
+        parts = self.model.chunk.attempt(run, len(points))
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+def _repeated(block: Copies, numbers: range) -> Copies:
+    """Return the copies of a block that carry these numbers, copy by copy."""
+    rows, times = len(block.inputs), len(numbers)
+    which = torch.arange(numbers.start, numbers.stop, device=block.keys.device)
+    if times == 1:
+        return replace(block, numbers=which.expand(rows))
+
+    def repeat(values: Tensor) -> Tensor:
+        return values.repeat(times, *[1] * (values.ndim - 1))
+
+    return Copies(
+        repeat(block.inputs),
+        repeat(block.keys),
+        which.repeat_interleave(rows),
+        tuple(repeat(each) for each in block.context),
+    )

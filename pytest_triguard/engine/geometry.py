@@ -1,0 +1,69 @@
+"""Balls, boxes and directions, sample by sample.
+
+All tensors are `(N, C, H, W)`; `eps` and step sizes are `(N,)`, in input units.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from pytest_triguard.engine import draws
+
+Norm = Literal["linf", "l2"]
+NORMS: tuple[Norm, ...] = ("linf", "l2")
+
+
+def per_row(values: Tensor, like: Tensor) -> Tensor:
+    """Return `(N,)` values as `(N, 1, 1, 1)`, to go with the samples in `like`."""
+    return values.view(-1, *[1] * (like.ndim - 1))
+
+
+def l2_norm(values: Tensor) -> Tensor:
+    """Return the Euclidean norm of each sample, `(N, 1, 1, 1)`."""
+    return values.flatten(1).norm(dim=1).view(-1, *[1] * (values.ndim - 1))
+
+
+def project(
+    points: Tensor, clean: Tensor, eps: Tensor, norm: Norm, bounds: tuple[Tensor, Tensor]
+) -> Tensor:
+    """Return the points moved into the ball around `clean` and into the valid range.
+
+    For L2 the offset is scaled back to the sphere and then clipped; as `clean` is inside the
+    range, clipping only shortens the offset, so the result is in both sets.
+    """
+    offset = points - clean
+    radius = per_row(eps, clean)
+    if norm == "linf":
+        offset = torch.minimum(torch.maximum(offset, -radius), radius)
+    else:
+        length = l2_norm(offset)
+        offset = offset * (radius / length.clamp_min(torch.finfo(offset.dtype).tiny)).clamp_max(1)
+    return torch.minimum(torch.maximum(clean + offset, bounds[0]), bounds[1])
+
+
+def ascent(gradient: Tensor, norm: Norm) -> Tensor:
+    """Return the unit direction of steepest ascent; zero where the gradient is zero."""
+    if norm == "linf":
+        return gradient.sign()
+    return gradient / l2_norm(gradient).clamp_min(torch.finfo(gradient.dtype).tiny)
+
+
+def random_offset(keys: Tensor, like: Tensor, eps: Tensor, norm: Norm) -> Tensor:
+    """Return offsets drawn uniformly from the ball, `(N, C, H, W)`.
+
+    Args:
+        keys: `(N,)` int64 from `draws.row_keys`.
+        like: Gives shape and dtype.
+        eps: Radii.
+        norm: Norm of the ball. For L2: a normal direction and a radius of `u ** (1 / d)`.
+    """
+    shape = like.shape[1:]
+    radius = per_row(eps, like)
+    if norm == "linf":
+        return draws.uniform(keys, shape, dtype=like.dtype, low=-1.0) * radius
+    direction = ascent(draws.normal(keys, shape, dtype=like.dtype), "l2")
+    fraction = draws.uniform(keys + 1, (1, 1, 1), dtype=like.dtype)
+    return direction * radius * fraction ** (1.0 / shape.numel())

@@ -1,0 +1,49 @@
+"""The gradient of an objective with respect to the input, and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from pytest_triguard.engine.model import Model
+from pytest_triguard.engine.objectives import Objective
+
+
+def input_gradient(
+    model: Model,
+    points: Tensor,
+    classes: Tensor,
+    objective: Objective,
+    *,
+    through: Callable[[Tensor], Tensor] | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Return the gradient of an objective at some points, and the logits there.
+
+    The objective is summed over the batch, never averaged, so that each sample's gradient is its
+    own. Parameters are frozen: no weight gradient is computed that nobody reads.
+
+    Args:
+        model: The network.
+        points: `(N, C, H, W)` in the user's space, on the model's device.
+        classes: `(N,)` int64.
+        objective: From logits and classes to `(N,)`.
+        through: A differentiable map from the points to what the network sees, or None; the
+            gradient is taken through it.
+
+    Returns:
+        The gradient `(N, C, H, W)` and the logits `(N, K)`, both detached. A sample whose
+        objective does not depend on the input has the zero gradient.
+    """
+    with torch.inference_mode(False), torch.enable_grad():
+        points = points.detach().requires_grad_()
+        logits = model.logits(points if through is None else through(points))
+        total = objective(logits, classes).sum()
+        if not total.requires_grad:
+            return torch.zeros_like(points), logits.detach()
+        (gradient,) = torch.autograd.grad(total, points, allow_unused=True)
+        model.passes.backward += len(points)
+    if gradient is None:
+        gradient = torch.zeros_like(points)
+    return gradient.detach(), logits.detach()

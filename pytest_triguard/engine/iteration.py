@@ -1,0 +1,337 @@
+"""Iterative search from a sample, step by step, with samples coming and going.
+
+A chunk of samples is stepped together. Those that are done leave and the chunk is refilled from
+those waiting, so that every pass works on samples that still need it. Each row knows its own
+step and restart; nothing depends on its neighbours.
+
+On a host the outcome of every step is looked at. On an accelerator it is looked at every
+`LOOK_EVERY` steps, in one read, and rows that were done in between stand still.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from pytest_triguard.engine.devices import is_host
+from pytest_triguard.engine.geometry import per_row
+from pytest_triguard.engine.model import Model
+from pytest_triguard.engine.rows import Rows, joined
+from pytest_triguard.engine.samples import Batch, Feed, join
+
+LOOK_EVERY = 8
+"""Steps between two looks at the outcome on an accelerator."""
+
+Stop = Literal["success", "never"]
+STOPS: tuple[Stop, ...] = ("success", "never")
+PATH = ("points", "gradients", "directions")
+"""What a recorded trajectory holds."""
+
+
+class Search(Protocol):
+    """What a method brings to the iteration.
+
+    Rows carry `clean`, `labels`, `keys`, `eps`, `restart`, `step`, `points`, and `targets` where
+    the data has them; a method may add tensors of its own, such as `momentum`.
+    """
+
+    @property
+    def steps(self) -> int:
+        """Steps per start."""
+
+    @property
+    def restarts(self) -> int:
+        """Number of starts."""
+
+    @property
+    def stop(self) -> Stop:
+        """Whether a row leaves at its first success or goes through all steps."""
+
+    @property
+    def record(self) -> bool:
+        """Whether the trajectory is kept."""
+
+    def radius(self, positions: list[int]) -> Tensor:
+        """Return the radius of each sample's ball, `(n,)`, on the host."""
+
+    def begin(self, model: Model, rows: Rows) -> None:
+        """Set `points` for the start number `restart`, and what the method carries along."""
+
+    def estimate(self, model: Model, rows: Rows) -> tuple[Tensor, Tensor | None]:
+        """Return the estimated gradient, and the logits at the points if they came with it."""
+
+    def move(self, model: Model, rows: Rows, gradient: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the next points and the direction stepped; update what the method carries."""
+
+    def loss(self, logits: Tensor, rows: Rows) -> Tensor:
+        """Return what the search ascends, `(n,)`."""
+
+    def won(self, logits: Tensor, rows: Rows) -> Tensor:
+        """Return whether the goal is reached, `(n,)` bool."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Samples whose search is over.
+
+    Attributes:
+        positions: Place of each sample in the data.
+        ids: Sample ids.
+        points: `(n, C, H, W)` where the search ended, on the model's device.
+        clean: `(n, C, H, W)` where it began.
+        success: Whether the goal is reached at `points`, judged by the prediction there.
+        passes: Gradient passes each sample needed, all starts together.
+        steps: Steps taken since the last start.
+        path: Recorded tensors by name, `(n, steps + 1, C, H, W)`; empty where none is kept.
+    """
+
+    positions: list[int]
+    ids: list[Hashable]
+    points: Tensor
+    clean: Tensor
+    success: list[bool]
+    passes: list[int]
+    steps: list[int]
+    path: dict[str, Tensor]
+
+
+def search(model: Model, batches: Iterable[Batch], method: Search) -> Iterator[Outcome]:
+    """Search from every sample and hand out the outcomes as they come.
+
+    Memory is bounded by the chunk, whatever the number of samples.
+
+    Args:
+        model: The network.
+        batches: Labelled samples, read as they are needed.
+        method: What the search does.
+
+    Yields:
+        Outcomes of a few samples at a time, in the order in which they finish.
+    """
+    yield from _Run(model, batches, method).outcomes()
+
+
+class _Run:
+    """One search: the rows being stepped, those waiting, and those whose last point is unjudged."""
+
+    def __init__(self, model: Model, batches: Iterable[Batch], method: Search) -> None:
+        self.model = model
+        self.method = method
+        self.feed = Feed(batches, model.device)
+        self.look_every = 1 if is_host(model.device) else LOOK_EVERY
+        self.active: Rows | None = None
+        self.again: list[Rows] = []
+        self.ended: list[Rows] = []
+        self.judged: Rows | None = None
+
+    def outcomes(self) -> Iterator[Outcome]:
+        self.refill([])
+        while self.active is not None or self.ended or self.judged is not None:
+            if self.active is not None:
+                left = self.method.steps - min(self.active.steps)
+                for _ in range(min(self.look_every, left)):
+                    self.step(self.active)
+            yield from self.look()
+
+    # --- who is stepped -------------------------------------------------------------------------
+
+    def refill(self, free: list[int]) -> None:
+        """Give free places to waiting rows; close the gaps that stay."""
+        held = 0 if self.active is None else len(self.active) - len(free)
+        fresh = self.waiting(max(0, self.model.chunk.rows - held))
+        if self.active is not None and fresh is not None and len(fresh) == len(free):
+            self.active.put(free, fresh)
+            return
+        parts = [] if fresh is None else [fresh]
+        if self.active is not None and held:
+            gone = set(free)
+            stay = [place for place in range(len(self.active)) if place not in gone]
+            parts.insert(0, self.active.pick(stay) if free else self.active)
+        self.active = joined(parts) if parts else None
+
+    def waiting(self, count: int) -> Rows | None:
+        """Return up to `count` rows at their start: restarts first, then new samples."""
+        parts: list[Rows] = []
+        while self.again and count:
+            rows = self.again.pop()
+            if len(rows) > count:
+                self.again.append(rows.part(slice(count, None)))
+                rows = rows.part(slice(0, count))
+            parts.append(rows)
+            count -= len(rows)
+        pieces = self.feed.take(count)
+        if pieces:
+            parts.append(self.fresh(join(pieces)))
+        return joined(parts) if parts else None
+
+    def fresh(self, batch: Batch) -> Rows:
+        """Return new samples at the start of their search."""
+        count, device = len(batch), self.model.device
+        if batch.labels is None:
+            raise TypeError("a search needs labelled samples")
+        rows = Rows(list(batch.positions), list(batch.ids), [0] * count, [0] * count)
+        # Copies: rows are overwritten in place later, and these may be the user's own tensors.
+        rows["clean"], rows["labels"] = batch.inputs.clone(), batch.labels.clone()
+        rows["keys"] = batch.keys.clone()
+        rows["eps"] = self.method.radius(rows.positions).to(device, batch.inputs.dtype)
+        rows["restart"] = torch.zeros(count, dtype=torch.int64, device=device)
+        rows["spent"] = torch.zeros_like(rows["restart"])
+        if batch.targets is not None:
+            rows["targets"] = batch.targets.clone()
+        if self.method.restarts > 1:
+            rows["best_points"] = batch.inputs.clone()
+            rows["best_loss"] = batch.inputs.new_full((count,), -torch.inf)
+            rows["best_won"] = torch.zeros(count, dtype=torch.bool, device=device)
+        return self.started(rows)
+
+    def started(self, rows: Rows) -> Rows:
+        """Put rows at the beginning of their current start."""
+        rows.steps = [0] * len(rows)
+        rows["step"] = torch.zeros_like(rows["restart"])
+        rows["done"] = torch.zeros_like(rows["restart"], dtype=torch.bool)
+        rows["won"] = rows["done"]
+        self.method.begin(self.model, rows)
+        if self.method.record:
+            clean = rows["clean"]
+            for name in PATH:
+                shape = (len(rows), self.method.steps + 1, *clean.shape[1:])
+                rows[f"path_{name}"] = clean.new_zeros(shape)
+            rows["path_points"][:, 0] = rows["points"]
+        return rows
+
+    # --- one step -------------------------------------------------------------------------------
+
+    def step(self, rows: Rows) -> None:
+        """Take one step with every row that is neither done nor at its end."""
+        stepping = ~rows["done"] & (rows["step"] < self.method.steps)
+        gradient, logits = self.estimate(rows)
+        rows["spent"] = rows["spent"] + stepping
+        if logits is not None:
+            rows["done"] = rows["done"] | self.method.won(logits, rows)
+            stepping = stepping & ~rows["done"]
+        points, direction = self.method.move(self.model, rows, gradient)
+        rows["points"] = torch.where(per_row(stepping, points), points, rows["points"])
+        if self.method.record:
+            self.keep(rows, gradient, direction)
+        rows["step"] = rows["step"] + stepping
+        rows.steps = [taken + 1 for taken in rows.steps]
+
+    def estimate(self, rows: Rows) -> tuple[Tensor, Tensor | None]:
+        """Return the gradients, and the logits at the points where success must be seen."""
+        parts = self.model.chunk.attempt(
+            lambda part: self.method.estimate(self.model, rows.part(part)), len(rows)
+        )
+        gradient = torch.cat([each for each, _ in parts]) if len(parts) > 1 else parts[0][0]
+        if self.method.stop == "never":
+            return gradient, None
+        known = [logits for _, logits in parts if logits is not None]
+        return gradient, torch.cat(known) if known else self.logits(rows["points"])
+
+    @torch.no_grad()
+    def logits(self, points: Tensor) -> Tensor:
+        return self.model.chunk.map(self.model.logits, points)
+
+    def keep(self, rows: Rows, gradient: Tensor, direction: Tensor) -> None:
+        """Record a step under its number; a row at its end records its last point again."""
+        row = torch.arange(len(rows), device=gradient.device)
+        step = rows["step"]
+        rows["path_gradients"][row, step] = gradient
+        rows["path_directions"][row, step] = direction
+        rows["path_points"][row, (step + 1).clamp_max(self.method.steps)] = rows["points"]
+
+    # --- what came of it ------------------------------------------------------------------------
+
+    def look(self) -> Iterator[Outcome]:
+        """Read the outcome of the last steps, let rows go, and judge those at their end."""
+        judged, active = self.judged, self.active
+        parts = [
+            torch.stack([rows[flag].to(torch.int64), rows["spent"], rows["step"]])
+            for rows, flag in ((judged, "won"), (active, "done"))
+            if rows is not None
+        ]
+        seen = torch.cat(parts, dim=1).tolist() if parts else [[], [], []]
+        count = 0 if judged is None else len(judged)
+        if judged is not None:
+            yield from self.settle(judged, [each[:count] for each in seen])
+        if active is not None:
+            yield from self.leave(active, [each[count:] for each in seen])
+        elif self.again:
+            self.refill([])
+        waiting = sum(len(rows) for rows in self.ended)
+        full = waiting >= self.model.chunk.rows
+        self.judged = self.judge() if waiting and (full or self.active is None) else None
+
+    def leave(self, rows: Rows, seen: list[list[int]]) -> Iterator[Outcome]:
+        """Let the rows go that are done or at their end, and fill their places."""
+        done = [place for place, flag in enumerate(seen[0]) if flag]
+        ended = [
+            place
+            for place, taken in enumerate(rows.steps)
+            if taken >= self.method.steps and not seen[0][place]
+        ]
+        if done:
+            left = [[each[place] for place in done] for each in seen]
+            yield _outcome(rows.pick(done), "points", left)
+        if ended:
+            self.ended.append(rows.pick(ended))
+        if done or ended or self.again:
+            self.refill(sorted(done + ended))
+
+    @torch.no_grad()
+    def judge(self) -> Rows:
+        """Predict at the last points of up to a chunk of rows; the answer is read later."""
+        rows = joined(self.ended)
+        size = self.model.chunk.rows
+        self.ended = [rows.part(slice(size, None))] if len(rows) > size else []
+        rows = rows.part(slice(0, size))
+        logits = self.logits(rows["points"])
+        rows["won"] = self.method.won(logits, rows)
+        if self.method.restarts > 1:
+            _keep_best(rows, self.method.loss(logits, rows))
+        return rows
+
+    def settle(self, rows: Rows, seen: list[list[int]]) -> Iterator[Outcome]:
+        """Hand out judged rows, or start them again."""
+        last = self.method.restarts - 1
+        stops = self.method.stop == "success"
+        over = [
+            place
+            for place in range(len(rows))
+            if rows.starts[place] == last or (stops and seen[0][place])
+        ]
+        if over:
+            source = "best_points" if self.method.restarts > 1 else "points"
+            yield _outcome(rows.pick(over), source, [[each[i] for i in over] for each in seen])
+        if len(over) < len(rows):
+            gone = set(over)
+            rows = rows.pick([place for place in range(len(rows)) if place not in gone])
+            rows.starts = [before + 1 for before in rows.starts]
+            rows["restart"] = rows["restart"] + 1
+            self.again.append(self.started(rows))
+
+
+def _keep_best(rows: Rows, loss: Tensor) -> None:
+    """Keep the point that won, or else the one of highest loss, over all starts so far."""
+    won, best_won = rows["won"], rows["best_won"]
+    better = (won & ~best_won) | ((won == best_won) & (loss > rows["best_loss"]))
+    points = rows["points"]
+    rows["best_points"] = torch.where(per_row(better, points), points, rows["best_points"])
+    rows["best_loss"] = torch.where(better, loss, rows["best_loss"])
+    rows["best_won"] = rows["won"] = won | best_won
+
+
+def _outcome(rows: Rows, points: str, seen: list[list[int]]) -> Outcome:
+    return Outcome(
+        rows.positions,
+        rows.ids,
+        rows[points],
+        rows["clean"],
+        [bool(flag) for flag in seen[0]],
+        seen[1],
+        seen[2],
+        {name: rows[f"path_{name}"] for name in PATH if f"path_{name}" in rows},
+    )

@@ -1,0 +1,80 @@
+"""Finds modules whose logits for a sample are not a function of that sample alone."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from pytest_triguard.engine.devices import is_host
+from pytest_triguard.engine.model import Model
+from pytest_triguard.errors import ModelError
+
+_ROWS = 4
+_TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-3}
+_COARSE = 3e-2
+"""Relative change of the logits that kernels alone may cause: they differ with the batch size."""
+
+
+@torch.no_grad()
+def probe(model: Model, inputs: Tensor) -> None:
+    """Run a few samples in several company and refuse a module whose answers change.
+
+    Costs some forward passes over at most four samples; they are not counted.
+
+    Args:
+        model: The network.
+        inputs: `(n, C, H, W)` samples on the model's device.
+
+    Raises:
+        ModelError: If two calls differ, if the logits of a sample change with its neighbours, if
+            the forward pass changes a buffer, or if the logits are not finite.
+    """
+    counted = model.passes.copy()
+    rows = inputs[:_ROWS]
+    low, high = model.bounds(rows.dtype)
+    buffers = {name: buffer.clone() for name, buffer in model.module.named_buffers()}
+    first = model.logits(rows)
+    second = model.logits(rows)
+    company = model.logits(torch.cat([rows[:1], (low + high) - rows[:1]]))
+    alone = _alone(model, rows[:1])
+    model.passes.forward, model.passes.backward = counted.forward, counted.backward
+    name = type(model.module).__name__
+    if not bool(torch.isfinite(first).all()):
+        raise ModelError(f"the module {name} must give finite logits, but NaN or infinity came")
+    if not torch.equal(first, second) and (is_host(model.device) or _differs(first, second)):
+        raise ModelError(
+            f"the module {name} is random: two calls on the same inputs gave logits that differ by "
+            f"{_distance(first, second):.2g}; a dropout that a custom forward leaves active is the "
+            "usual reason (pass training=self.training to it)"
+        )
+    if alone is None or _differs(first[:1], company[:1]) or _differs(first[:1], alone):
+        raise ModelError(
+            f"the module {name} is batch-dependent: the logits of one sample change with its "
+            "neighbours; batch normalisation without running statistics is the usual reason"
+        )
+    for key, buffer in model.module.named_buffers():
+        if not torch.equal(buffer, buffers[key]):
+            raise ModelError(
+                f"the module {name} changes its buffer {key!r} in its forward pass, "
+                "although it is in evaluation mode"
+            )
+
+
+def _alone(model: Model, row: Tensor) -> Tensor | None:
+    try:
+        return model.logits(row)
+    except ModelError:
+        raise
+    except ValueError:  # batch normalisation refuses one value per channel
+        return None
+
+
+def _distance(first: Tensor, second: Tensor) -> float:
+    return float((first - second).abs().max())
+
+
+def _differs(first: Tensor, second: Tensor) -> bool:
+    """Return whether logits differ by more than kernels for other batch sizes explain."""
+    tolerance = _TOLERANCE.get(first.dtype, _COARSE)
+    scale = max(1.0, float(first.abs().max()))
+    return not _distance(first, second) <= tolerance * scale

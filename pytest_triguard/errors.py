@@ -1,0 +1,65 @@
+"""What can go wrong, by name.
+
+Every message names the argument, what came, and what was expected.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pytest_triguard.record import Record
+
+
+class TriGuardError(Exception):
+    """Base class of every error raised on purpose, failed checks aside."""
+
+
+class ConfigError(TriGuardError):
+    """A wrong option, ini key, marker or report path; pytest ends with exit code 4."""
+
+
+class InputError(TriGuardError, ValueError):
+    """An argument of a check, or its data, has a wrong value."""
+
+
+class InputTypeError(TriGuardError, TypeError):
+    """An argument of a check, or its data, has a wrong type."""
+
+
+class ModelError(TriGuardError, ValueError):
+    """The module under test breaks what a classifier promises."""
+
+
+class TriGuardWarning(UserWarning):
+    """Something the user should know, although the check went on."""
+
+
+class TriGuardFailure(AssertionError):
+    """A check whose gate failed, or could not decide.
+
+    Attributes:
+        record: What the check did and found.
+    """
+
+    def __init__(self, message: str, record: Record) -> None:
+        super().__init__(message)
+        self.record = record
+
+    def __reduce__(self) -> tuple[type[TriGuardFailure], tuple[str, Record]]:
+        return type(self), (str(self), self.record)
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Return a hint such as `; did you mean 'pgd'?`, or an empty string."""
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def unknown_name(kind: str, name: str, known: Iterable[str]) -> InputError:
+    """Return the error for a name that is not in a table of names."""
+    choices = sorted(known)
+    hint = nearest(name, choices)
+    return InputError(f"unknown {kind} {name!r}{hint} (known: {', '.join(choices)})")

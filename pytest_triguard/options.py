@@ -1,0 +1,322 @@
+"""Command line options and their ini twins: read, validated once, and turned into `Settings`.
+
+Every option `--triguard-NAME` has an ini twin `triguard_NAME`, `--triguard-chunk` excepted.
+Values are checked here rather than by pytest, so that an error names the option or the key.
+Nothing in this module imports torch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pytest_triguard.errors import ConfigError
+from pytest_triguard.settings import Settings
+
+if TYPE_CHECKING:
+    import pytest
+
+LARGEST_SEED = 2**63 - 1
+DEFAULT_ARTIFACTS = ".triguard/artifacts"
+
+_DEVICE = re.compile(r"[a-z][a-z0-9_]*(:[0-9]+)?")
+_OFF = frozenset({"none", "false", "off"})
+
+
+def read_device(value: object) -> str:
+    """Return a device name whose spelling is right; whether it exists is judged later.
+
+    Raises:
+        ValueError: If `value` is not spelt like a device.
+    """
+    text = value.strip() if isinstance(value, str) else ""
+    if not _DEVICE.fullmatch(text):
+        raise ValueError(
+            f"{value!r} is not a device: use cpu, cuda, cuda:N, mps, "
+            "or another accelerator that torch knows"
+        )
+    return text
+
+
+def read_seed(value: object) -> int:
+    """Return a seed, a whole number from 0 to 2^63 - 1.
+
+    Raises:
+        ValueError: If `value` is anything else.
+    """
+    number = _whole(value)
+    if number is None or not 0 <= number <= LARGEST_SEED:
+        raise ValueError(f"{value!r} is not a seed: use a whole number from 0 to 2^63 - 1")
+    return number
+
+
+def read_count(value: object) -> int:
+    """Return a number of samples or rows, a whole number of at least 1.
+
+    Raises:
+        ValueError: If `value` is anything else.
+    """
+    number = _whole(value)
+    if number is None or number < 1:
+        raise ValueError(f"{value!r} is not a count: use a whole number of at least 1")
+    return number
+
+
+def read_confidence(value: object) -> float | Literal[False]:
+    """Return a two-sided confidence, or False where the sample claim is asked for.
+
+    Raises:
+        ValueError: If `value` is neither a number strictly between 0 and 1 nor a word for "off".
+    """
+    if value is False or (isinstance(value, str) and value.strip().lower() in _OFF):
+        return False
+    number = _number(value)
+    if number is None or not 0.0 < number < 1.0:
+        raise ValueError(
+            f"{value!r} is not a confidence: use a number between 0 and 1, such as 0.95, "
+            "or none to judge the given samples only"
+        )
+    return number
+
+
+def read_path(value: object) -> str:
+    """Return a path as text, with `~` expanded.
+
+    Raises:
+        ValueError: If `value` is not a path.
+    """
+    if not isinstance(value, str) or not value.strip() or "\0" in value:
+        raise ValueError(f"{value!r} is not a path")
+    return os.path.expanduser(value.strip())
+
+
+def _whole(value: object) -> int | None:
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value
+    try:
+        return int(value) if isinstance(value, str) else None
+    except ValueError:
+        return None
+
+
+def _number(value: object) -> float | None:
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return None
+    try:
+        number = float(value)
+    except (ValueError, OverflowError):
+        return None
+    return number if math.isfinite(number) else None
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """One option of the command line, and its ini twin.
+
+    Attributes:
+        name: Last part of `--triguard-NAME` and of `triguard_NAME`; also the field of `Settings`.
+        metavar: Placeholder of the value in `pytest --help`.
+        help: What it does, with the default.
+        read: Turns what the user wrote into a plain value, or raises `ValueError`.
+        ini: Whether there is an ini twin.
+    """
+
+    name: str
+    metavar: str
+    help: str
+    read: Callable[[object], Any]
+    ini: bool = True
+
+    @property
+    def flag(self) -> str:
+        """The option as the command line spells it."""
+        return f"--triguard-{self.name}"
+
+    @property
+    def key(self) -> str:
+        """The option as the ini file spells it."""
+        return f"triguard_{self.name}"
+
+    def from_command_line(self, text: str) -> Any:
+        """Read a value of the command line; an error lists the valid choices."""
+        try:
+            return self.read(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from error
+
+
+OPTIONS = (
+    Option(
+        "device",
+        "NAME",
+        "device to run checks on: cpu, cuda, cuda:N, mps or another accelerator that torch knows; "
+        "plain cuda under pytest-xdist spreads the workers over the visible devices "
+        "(default: the device of the model under test)",
+        read_device,
+    ),
+    Option("seed", "N", "seed of every random draw (default: 0)", read_seed),
+    Option(
+        "samples",
+        "N",
+        "check a seeded random subset of N samples (default: all samples)",
+        read_count,
+    ),
+    Option(
+        "confidence",
+        "P",
+        "judge the population at this two-sided confidence, such as 0.95, or none for the given "
+        "samples only (default: none)",
+        read_confidence,
+    ),
+    Option("json", "PATH", "write a JSON report of all checks to PATH (default: none)", read_path),
+    Option(
+        "artifacts",
+        "DIR",
+        "folder for the counterexamples of failed checks, made when first needed "
+        f"(default: {DEFAULT_ARTIFACTS} under the rootdir)",
+        read_path,
+    ),
+    Option(
+        "chunk",
+        "N",
+        "rows per forward pass, to repeat a run exactly (default: the fastest, found by timing)",
+        read_count,
+        ini=False,
+    ),
+)
+BY_KEY = {option.key: option for option in OPTIONS if option.ini}
+
+
+def add_options(parser: pytest.Parser) -> None:
+    """Register the options and their ini twins."""
+    group = parser.getgroup("triguard", "triguard: safety gates for image classifiers")
+    for option in OPTIONS:
+        group.addoption(
+            option.flag,
+            dest=option.key,
+            metavar=option.metavar,
+            help=option.help,
+            type=option.from_command_line,
+            default=None,
+        )
+        if option.ini:
+            parser.addini(option.key, f"{option.help}; same as {option.flag}", default=None)
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """A value that was asked for.
+
+    Attributes:
+        value: The plain value, read and checked.
+        source: Where it was asked for, as an error names it.
+        folder: What a relative path is relative to.
+    """
+
+    value: Any
+    source: str
+    folder: Path
+
+    @property
+    def path(self) -> Path:
+        """The value as an absolute path."""
+        return Path(os.path.abspath(self.folder / self.value))
+
+
+def given_options(config: pytest.Config) -> dict[str, Given]:
+    """Return what the command line and the ini file ask for, by name of the option.
+
+    The command line wins over `-o key=value`, which wins over the ini file.
+
+    Raises:
+        ConfigError: If the ini file has an unknown key or a wrong value.
+    """
+    from pytest_triguard.inifile import ini_values
+
+    given = {
+        BY_KEY[key].name: Given(_read(BY_KEY[key], value, source), source, folder)
+        for key, (value, source, folder) in ini_values(config, BY_KEY).items()
+    }
+    for option in OPTIONS:
+        value = config.getoption(option.key, None)
+        if value is not None:
+            given[option.name] = Given(value, option.flag, config.invocation_params.dir)
+    return given
+
+
+def _read(option: Option, value: object, source: str) -> Any:
+    try:
+        return option.read(value)
+    except ValueError as error:
+        raise ConfigError(f"{source}: {error}") from error
+
+
+def settings_from(given: Mapping[str, Given], rootdir: Path) -> Settings:
+    """Return the settings of a session, before any marker.
+
+    Args:
+        given: What was asked for, by name of the option.
+        rootdir: Folder that holds the default folder for artifacts.
+    """
+    values = {name: each.value for name, each in given.items()}
+    return Settings(
+        device=values.get("device"),
+        seed=values.get("seed", 0),
+        samples=values.get("samples"),
+        confidence=values.get("confidence") or None,
+        chunk=values.get("chunk"),
+        artifacts=given["artifacts"].path if "artifacts" in given else rootdir / DEFAULT_ARTIFACTS,
+        json=given["json"].path if "json" in given else None,
+    )
+
+
+def check_paths(given: Mapping[str, Given]) -> None:
+    """Check that the report and the artifacts can be written; leave nothing behind.
+
+    Raises:
+        ConfigError: If a path cannot be written.
+    """
+    if "json" in given:
+        _check_file(given["json"])
+    if "artifacts" in given:
+        _check_folder(given["artifacts"])
+
+
+def _check_file(given: Given) -> None:
+    path, source = given.path, given.source
+    if path.is_dir():
+        raise ConfigError(f"{source}: {path} is a folder, expected the path of a file")
+    if path.exists() and not path.is_file():
+        raise ConfigError(f"{source}: {path} is not a regular file, so it cannot be replaced")
+    if not path.parent.is_dir():
+        problem = "is not a folder" if path.parent.exists() else "does not exist"
+        raise ConfigError(f"{source}: cannot write {path}: {path.parent} {problem}")
+    _check_writable(path.parent, source)
+
+
+def _check_folder(given: Given) -> None:
+    existing = given.path
+    while not existing.exists():
+        existing = existing.parent
+    if not existing.is_dir():
+        raise ConfigError(
+            f"{given.source}: cannot make the folder {given.path}: {existing} is not a folder"
+        )
+    _check_writable(existing, given.source)
+
+
+def _check_writable(folder: Path, source: str) -> None:
+    import tempfile
+
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise ConfigError(f"{source}: cannot write into {folder}: {reason}") from error

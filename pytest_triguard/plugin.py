@@ -1,0 +1,258 @@
+"""The hooks of the plugin; everything they do is done elsewhere.
+
+Loading this module imports neither torch nor numpy nor captum.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+import pytest
+
+from pytest_triguard import markers, options
+from pytest_triguard.errors import ConfigError
+from pytest_triguard.fixtures import (
+    triguard,
+    triguard_classifier,
+    triguard_data,
+    triguard_device,
+    triguard_seed,
+)
+from pytest_triguard.reporting import transport
+from pytest_triguard.runtime import (
+    FIXTURE_RECORDS,
+    KNOWN_OPTIONS,
+    REFUSAL,
+    RUNTIME,
+    TEST_RUN,
+    TestRun,
+    is_worker,
+    needs_torch,
+    resolve_device,
+    start_run,
+    start_test,
+)
+from pytest_triguard.settings import current_session, use_session
+
+if TYPE_CHECKING:
+    from pytest_triguard.reporting.run import Run
+
+__all__ = [
+    "triguard",
+    "triguard_classifier",
+    "triguard_data",
+    "triguard_device",
+    "triguard_seed",
+]
+
+_LOOKING = ("collectonly", "showfixtures", "show_fixtures_per_test")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the options and their ini twins."""
+    options.add_options(parser)
+
+
+def pytest_load_initial_conftests(early_config: pytest.Config) -> None:
+    """Remember which options there are before any conftest.py adds its own."""
+    early_config.stash[KNOWN_OPTIONS] = frozenset(vars(early_config.known_args_namespace))
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Register the marker, and on the controller what writes the reports."""
+    config.addinivalue_line("markers", markers.DESCRIPTION)
+    config.pluginmanager.register(Refuser(), "triguard-refuser")
+    if not is_worker(config):
+        config.pluginmanager.register(Controller(config), "triguard-controller")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Read the settings; on the controller judge them before anything runs."""
+    config = session.config
+    with _usage_errors():
+        runtime = start_run(config)
+        if is_worker(config):
+            return
+        options.check_paths(runtime.given)
+        looking = any(config.getoption(name, False) for name in _LOOKING)
+        if needs_torch(runtime.settings.device) and not looking:
+            resolve_device(runtime.settings.device)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> Generator[None, object, object]:
+    """Begin an attempt at a test, with its session in force."""
+    try:
+        run = start_test(item)
+    except ConfigError as error:
+        item.stash[REFUSAL] = str(error)
+        return (yield)
+    with use_session(run.session):
+        return (yield)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
+    """Run the test with its session in force."""
+    with use_session(item.stash[TEST_RUN].session):
+        return (yield)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_teardown(item: pytest.Item) -> Generator[None, object, object]:
+    """Take a test down with its session in force."""
+    run = item.stash.get(TEST_RUN, None)
+    if run is None:  # its setup was refused
+        return (yield)
+    with use_session(run.session):
+        return (yield)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Put the records of a phase on its report; fail a marked test that checked nothing."""
+    run = item.stash.get(TEST_RUN, None)
+    if run is None or current_session() is run.session:  # within a phase: a subtest reports
+        return (yield)
+    if call.when == "setup":
+        _keep_fixture_records(item, run)
+    transport.set_properties(item, run.session.records.values())
+    report = yield
+    transport.attach(report, run.unreported())
+    if call.when == "call" and report.passed and not run.session.records:
+        _demand_check(item, run, report)
+    return report
+
+
+def _keep_fixture_records(item: pytest.Item, run: TestRun) -> None:
+    """Keep the records of wider fixtures, which are not set up again when a test is rerun."""
+    records = run.session.records
+    for name, record in item.stash.get(FIXTURE_RECORDS, {}).items():
+        records.setdefault(name, record)
+    item.stash[FIXTURE_RECORDS] = dict(records)
+
+
+def _demand_check(item: pytest.Item, run: TestRun, report: pytest.TestReport) -> None:
+    if item.get_closest_marker(markers.NAME) is None:
+        return
+    report.outcome = "failed"
+    report.longrepr = (
+        f"{run.session.nodeid} is marked {markers.NAME} but passed without a check: "
+        "call one of the assert_* functions of pytest_triguard in it, or remove the marker"
+    )
+    if hasattr(report, "wasxfail"):  # an unexpected pass is not what went wrong
+        del report.wasxfail
+
+
+@contextmanager
+def _usage_errors() -> Iterator[None]:
+    """Turn an error of the configuration into pytest's, which ends the run with exit code 4."""
+    try:
+        yield
+    except ConfigError as error:
+        raise pytest.UsageError(str(error)) from error
+
+
+class Refuser:
+    """Fails the setup of a test that cannot begin, in place of its fixtures.
+
+    A worker of pytest-xdist cannot end the run with a usage error. The setup of other plugins has
+    been entered by then, so that their teardown finds what it expects.
+    """
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_setup(self, item: pytest.Item) -> None:
+        """Fail if the marker of the test is wrong, or the device of the worker is missing."""
+        refusal = item.stash.get(REFUSAL, None)
+        if refusal is not None:
+            pytest.fail(refusal, pytrace=False)
+
+
+class Controller:
+    """The hooks of the process that reports; workers of pytest-xdist do not have them."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self.config = config
+        self.started = datetime.now(UTC)
+        self.clock = time.perf_counter()
+        self.store = transport.Store()
+        self.unwritten: str | None = None
+
+    def pytest_report_header(self) -> str | None:
+        """State the settings in one line, if any option or ini key was given."""
+        runtime = self.config.stash[RUNTIME]
+        if not runtime.given:
+            return None
+        from pytest_triguard.reporting.run import header
+
+        return header(runtime.settings)
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_collection_modifyitems(
+        self, items: list[pytest.Item]
+    ) -> Generator[None, object, object]:
+        """Check the markers of all tests, also of those that are then deselected."""
+        collected = list(items)
+        result = yield
+        with _usage_errors():
+            markers.check_markers(collected)
+        return result
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Take the records off a report."""
+        self.store.add(report)
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        """Write the JSON report, and the properties of the suite before pytest writes JUnit."""
+        looking = any(self.config.getoption(name, False) for name in _LOOKING)
+        if looking or session.exitstatus == pytest.ExitCode.USAGE_ERROR:
+            return
+        settings = self.config.stash[RUNTIME].settings
+        records = self.store.records()
+        if not records and settings.json is None:
+            return
+        from pytest_triguard.reporting import json, junit
+
+        run = self._run()
+        if records:
+            junit.add_suite_properties(self.config, run, records)
+        if settings.json is not None:
+            try:
+                json.write(settings.json, run, records)
+            except OSError as error:
+                self._lose_report(session, error)
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        """Show the table of checks."""
+        records = self.store.records()
+        if records:
+            from pytest_triguard.reporting import terminal
+
+            terminal.write(terminalreporter, records, self.config.get_verbosity())
+        if self.unwritten is not None:
+            terminalreporter.write_line(self.unwritten, red=True)
+
+    def _run(self) -> Run:
+        from pytest_triguard.reporting.run import Run
+
+        return Run(
+            settings=self.config.stash[RUNTIME].settings,
+            folder=self.config.rootpath,
+            started=self.started,
+            seconds=time.perf_counter() - self.clock,
+        )
+
+    def _lose_report(self, session: pytest.Session, error: OSError) -> None:
+        """Say that the report is lost; a run that was fine otherwise is not."""
+        self.unwritten = f"triguard: the JSON report is lost: {error}"
+        if session.exitstatus == pytest.ExitCode.OK:
+            session.exitstatus = pytest.ExitCode.INTERNAL_ERROR

@@ -1,0 +1,1 @@
+"""Reports of a run, made from records; nothing here knows of torch."""

@@ -1,0 +1,104 @@
+"""The way into a method: data checked, module prepared and probed, chunk chosen."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pytest_triguard.classifier import Classifier
+from pytest_triguard.data import Samples
+from pytest_triguard.engine.gradients import input_gradient
+from pytest_triguard.engine.model import Model
+from pytest_triguard.engine.objectives import logit
+from pytest_triguard.engine.probe import probe
+from pytest_triguard.errors import InputError, InputTypeError
+from pytest_triguard.validation import describe
+
+
+@dataclass(frozen=True)
+class Run:
+    """A classifier and samples, ready to be worked on.
+
+    Attributes:
+        model: The network, prepared.
+        samples: The samples, checked as they are read.
+        like: The first inputs, on the host or wherever the user keeps them.
+    """
+
+    model: Model
+    samples: Samples
+    like: Tensor
+
+    def tune(self, passes: int) -> None:
+        """Choose the chunk for a job of so many gradient passes per sample."""
+        model = self.model
+        example = self.like.to(model.device)
+        classes = torch.zeros(1, dtype=torch.int64, device=model.device)
+
+        def run(rows: Tensor) -> object:
+            return input_gradient(model, rows, classes.expand(len(rows)), logit)
+
+        counted = model.passes.copy()
+        model.chunk.tune(run, example, work=passes * (self.samples.count or 10**9))
+        model.passes.forward, model.passes.backward = counted.forward, counted.backward
+
+
+@contextmanager
+def running(
+    classifier: Any,
+    inputs: Any,
+    labels: Any = None,
+    *,
+    ids: Sequence[Hashable] | None = None,
+    targets: Any = None,
+    samples: int | None = None,
+    seed: int = 0,
+    needs_labels: bool = False,
+) -> Iterator[Run]:
+    """Check classifier and data, and hold the classifier ready to run.
+
+    Args:
+        classifier: The classifier under test.
+        inputs: Inputs, a Dataset or a DataLoader; see `data.Samples`.
+        labels: Labels that go with a tensor of inputs.
+        ids: Sample ids that go with a tensor of inputs.
+        targets: One class for all samples or one each, or None.
+        samples: Size of the seeded random subset, or None for everything.
+        seed: Seed of the subset.
+        needs_labels: Whether samples without labels are an error.
+
+    Yields:
+        The prepared run.
+
+    Raises:
+        InputTypeError: If something has the wrong type.
+        InputError: If a value is refused.
+        ModelError: If the module breaks what a classifier promises.
+    """
+    if not isinstance(classifier, Classifier):
+        raise InputTypeError(
+            f"classifier must be a pytest_triguard.Classifier, but {describe(classifier)} came; "
+            "wrap the module: Classifier(module, bounds=(0.0, 1.0))"
+        )
+    stream = Samples(
+        inputs,
+        labels,
+        ids=ids,
+        targets=targets,
+        bounds=classifier.bounds,
+        dtype=classifier.dtype,
+        samples=samples,
+        seed=seed,
+    )
+    first = stream.first()
+    if needs_labels and first.labels is None:
+        raise InputError("labels are missing: give them beside the inputs, or in the loader")
+    with classifier.prepared() as model:
+        probe(model, first.inputs.to(model.device))
+        stream.num_classes = model.num_classes
+        yield Run(model, stream, first.inputs)

@@ -1,0 +1,151 @@
+"""What the plugin keeps while tests run: settings of the run, session of each test."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+import pytest
+
+from pytest_triguard.markers import marked_settings
+from pytest_triguard.options import Given, given_options, settings_from
+from pytest_triguard.reproduce import Reproducer, plain_nodeid
+from pytest_triguard.settings import Session, Settings
+
+if TYPE_CHECKING:
+    from pytest_triguard.record import Record
+
+
+@dataclass(kw_only=True)
+class Runtime:
+    """One pytest run, on the controller or on a worker.
+
+    Attributes:
+        settings: Settings of the run, before any marker; paths are absolute.
+        given: What the command line and the ini file ask for, by name of the option.
+        reproducer: Makes the command that reruns a test.
+        worker: Index of this worker of pytest-xdist, or None.
+        placed: Whether the device is the one this worker is to use.
+    """
+
+    settings: Settings
+    given: dict[str, Given]
+    reproducer: Reproducer
+    worker: int | None
+    placed: bool = False
+
+    def place(self) -> Settings:
+        """Return the settings with the device that this worker is to use.
+
+        Raises:
+            ConfigError: If the machine of this worker has no such device.
+        """
+        if not self.placed:
+            device = self.settings.device
+            if self.worker is not None and needs_torch(device):
+                resolved = resolve_device(device, self.worker)
+                self.settings = replace(self.settings, device=resolved)
+                self.reproducer.settings = self.settings
+            self.placed = True
+        return self.settings
+
+
+@dataclass(kw_only=True)
+class TestRun:
+    """One attempt at one test.
+
+    Attributes:
+        session: Settings in force, and the records made so far.
+        reported: Records that a report has carried already, by name.
+    """
+
+    __test__ = False
+
+    session: Session
+    reported: dict[str, Record] = field(default_factory=dict)
+
+    def unreported(self) -> list[Record]:
+        """Return the records that are new or have changed since the last call."""
+        records = self.session.records
+        new = [each for name, each in records.items() if self.reported.get(name) is not each]
+        self.reported = dict(records)
+        return new
+
+
+RUNTIME = pytest.StashKey[Runtime]()
+TEST_RUN = pytest.StashKey[TestRun]()
+FIXTURE_RECORDS = pytest.StashKey["dict[str, Record]"]()
+REFUSAL = pytest.StashKey[str]()
+KNOWN_OPTIONS = pytest.StashKey[frozenset[str]]()
+
+
+def start_run(config: pytest.Config) -> Runtime:
+    """Read the options and keep what the run needs.
+
+    Raises:
+        ConfigError: If an ini key or its value is wrong.
+    """
+    given = given_options(config)
+    settings = settings_from(given, config.rootpath)
+    known = config.stash.get(KNOWN_OPTIONS, frozenset())
+    runtime = Runtime(
+        settings=settings,
+        given=given,
+        reproducer=Reproducer(config=config, settings=settings, known=known),
+        worker=worker_index(config),
+    )
+    config.stash[RUNTIME] = runtime
+    return runtime
+
+
+def start_test(item: pytest.Item) -> TestRun:
+    """Begin an attempt at a test.
+
+    Raises:
+        ConfigError: If a marker is wrong, or the device of this worker is missing.
+    """
+    runtime = item.config.stash[RUNTIME]
+    session = Session(
+        settings=marked_settings(runtime.place(), item),
+        nodeid=plain_nodeid(item),
+        command=runtime.reproducer.command(item),
+    )
+    run = TestRun(session=session)
+    item.stash[TEST_RUN] = run
+    return run
+
+
+def is_worker(config: pytest.Config) -> bool:
+    """Return whether this process is a worker of pytest-xdist."""
+    return hasattr(config, "workerinput")
+
+
+def worker_index(config: pytest.Config) -> int | None:
+    """Return the index of this worker of pytest-xdist, or None on the controller."""
+    if not is_worker(config):
+        return None
+    digits = re.search(r"\d+$", str(config.workerinput["workerid"]))  # type: ignore[attr-defined]
+    return int(digits.group()) if digits else 0
+
+
+def needs_torch(device: str | None) -> bool:
+    """Return whether a device has to be looked for; the CPU is always there."""
+    return device is not None and device.partition(":")[0] != "cpu"
+
+
+def resolve_device(device: str | None, worker: int | None = None) -> str:
+    """Return the full name of a device; torch is imported here.
+
+    Args:
+        device: Name of the device.
+        worker: Index of the worker of pytest-xdist, or None.
+
+    Raises:
+        ConfigError: If torch does not know the device, or the machine does not have it.
+    """
+    import torch
+
+    from pytest_triguard.engine import devices
+
+    return str(devices.resolve(device, fallback=torch.device("cpu"), worker=worker))
