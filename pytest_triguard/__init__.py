@@ -9,24 +9,68 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from pytest_triguard import attacks as attacks
+    from pytest_triguard import attributions as attributions
+    from pytest_triguard import backdoors as backdoors
+    from pytest_triguard import metrics as metrics
+    from pytest_triguard import verification as verification
+    from pytest_triguard.assertions import assert_accuracy as assert_accuracy
+    from pytest_triguard.assertions import (
+        assert_attack_success_below as assert_attack_success_below,
+    )
+    from pytest_triguard.assertions import assert_drift_below as assert_drift_below
+    from pytest_triguard.assertions import assert_entropy_below as assert_entropy_below
+    from pytest_triguard.assertions import assert_robust as assert_robust
+    from pytest_triguard.assertions import assert_trigger_recall as assert_trigger_recall
+    from pytest_triguard.assertions import assert_verified as assert_verified
+    from pytest_triguard.classifier import Classifier as Classifier
     from pytest_triguard.errors import TriGuardFailure as TriGuardFailure
+    from pytest_triguard.measurement import Measurement as Measurement
     from pytest_triguard.record import Verdict as Verdict
 
 __version__ = "0.1.0"
 
+_FAMILIES = ("attacks", "attributions", "backdoors", "metrics", "verification")
 _HOMES = {
-    "TriGuardFailure": "pytest_triguard.errors",
-    "Verdict": "pytest_triguard.record",
+    "Classifier": "classifier",
+    "Measurement": "measurement",
+    "TriGuardFailure": "errors",
+    "Verdict": "record",
+    "assert_accuracy": "assertions",
+    "assert_attack_success_below": "assertions",
+    "assert_drift_below": "assertions",
+    "assert_entropy_below": "assertions",
+    "assert_robust": "assertions",
+    "assert_trigger_recall": "assertions",
+    "assert_verified": "assertions",
 }
 
-__all__ = ["TriGuardFailure", "Verdict"]
+__all__ = [
+    "Classifier",
+    "Measurement",
+    "TriGuardFailure",
+    "Verdict",
+    "assert_accuracy",
+    "assert_attack_success_below",
+    "assert_drift_below",
+    "assert_entropy_below",
+    "assert_robust",
+    "assert_trigger_recall",
+    "assert_verified",
+    "attacks",
+    "attributions",
+    "backdoors",
+    "metrics",
+    "verification",
+]
 
 
 def __getattr__(name: str) -> Any:
-    home = _HOMES.get(name)
-    if home is None:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(home), name)
+    if name in _FAMILIES:
+        return importlib.import_module(f"{__name__}.{name}")
+    if name in _HOMES:
+        return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

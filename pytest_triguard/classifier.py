@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from pytest_triguard.engine import devices
-from pytest_triguard.engine.chunking import ChunkSize
+from pytest_triguard.engine.chunking import ChunkSize, Timings
 from pytest_triguard.engine.model import Model
 from pytest_triguard.errors import InputError, InputTypeError, ModelError
 from pytest_triguard.settings import current_settings
@@ -64,7 +64,7 @@ class Classifier:
         self.classes = None if classes is None else tuple(str(each) for each in classes)
         self._lock = threading.RLock()
         self._held: _Held | None = None
-        self._timings: dict[str, dict[tuple[tuple[int, ...], torch.dtype], int]] = {}
+        self._timings: dict[str, Timings] = {}
         self._fingerprint: tuple[tuple[tuple[int, int, int], ...], str] | None = None
 
     def __repr__(self) -> str:
@@ -159,11 +159,30 @@ class Classifier:
     def _hash(self) -> str:
         digest = hashlib.blake2b(digest_size=16)
         digest.update(repr((self.module, self.bounds, self.normalization)).encode())
-        for name, tensor in sorted(self.module.state_dict().items()):
+        named = {**dict(self.module.named_parameters()), **dict(self.module.named_buffers())}
+        for name, tensor in sorted(named.items()):
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
             values = tensor.detach().cpu().contiguous().flatten().view(torch.uint8)
             digest.update(values.numpy().data)
         return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class _Parameter:
+    """A parameter as it was."""
+
+    owner: nn.Module
+    name: str
+    parameter: nn.Parameter
+    data: Tensor
+    grad: Tensor | None
+    requires_grad: bool
+
+    def restore(self) -> None:
+        self.parameter.data = self.data
+        self.parameter.grad = self.grad
+        self.parameter.requires_grad_(self.requires_grad)
+        self.owner._parameters[self.name] = self.parameter
 
 
 @dataclass
@@ -174,17 +193,17 @@ class _Held:
     device: torch.device
     users: int = 0
     training: dict[nn.Module, bool] = field(init=False)
-    parameters: list[tuple[nn.Module, str, nn.Parameter, Tensor, bool]] = field(init=False)
+    parameters: list[_Parameter] = field(init=False)
     buffers: list[tuple[nn.Module, str, Tensor, Tensor]] = field(init=False)
 
     def __post_init__(self) -> None:
         modules = list(self.module.modules())
         self.training = {each: each.training for each in modules}
         self.parameters = [
-            (owner, name, parameter, parameter.data, parameter.requires_grad)
+            _Parameter(owner, name, each, each.data, each.grad, each.requires_grad)
             for owner in modules
-            for name, parameter in owner._parameters.items()
-            if parameter is not None
+            for name, each in owner._parameters.items()
+            if each is not None
         ]
         self.buffers = [
             (owner, name, buffer, buffer.detach().clone())
@@ -202,6 +221,8 @@ class _Held:
     def _prepare(self) -> None:
         self.module.eval()
         self.module.requires_grad_(False)
+        for each in self.parameters:
+            each.parameter.grad = None  # or it would move along
         tensors = (*self.module.parameters(), *self.module.buffers())
         places = {tensor.device for tensor in tensors}
         if len(places) > 1:
@@ -213,18 +234,22 @@ class _Held:
             self.module.to(self.device)
 
     def restore(self) -> None:
-        for owner, name, parameter, data, requires_grad in self.parameters:
-            parameter.data = data
-            parameter.requires_grad_(requires_grad)
-            owner._parameters[name] = parameter
+        for each in self.parameters:
+            each.restore()
         for owner, name, buffer, values in self.buffers:
-            if buffer.device != values.device or not torch.equal(buffer, values):
-                with torch.no_grad():
-                    buffer.copy_(values)
+            if not _expanded(buffer):
+                # Through .data, so that a buffer nobody changed does not look changed.
+                buffer.data.copy_(values)
             owner._buffers[name] = buffer
-        for each, training in self.training.items():
-            each.training = training
+        for module, training in self.training.items():
+            module.training = training
         _restore_generators(self.generators)
+
+
+def _expanded(tensor: Tensor) -> bool:
+    """Return whether elements share memory; such a tensor cannot be written to."""
+    sizes = zip(tensor.shape, tensor.stride(), strict=True)
+    return any(size > 1 and not stride for size, stride in sizes)
 
 
 def _generator_states(device: torch.device) -> list[tuple[torch.device, Any]]:

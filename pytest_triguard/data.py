@@ -10,9 +10,16 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset
-from torch.utils.data.sampler import BatchSampler, RandomSampler, SequentialSampler
+from torch.utils.data.sampler import (
+    BatchSampler,
+    RandomSampler,
+    SequentialSampler,
+    SubsetRandomSampler,
+    WeightedRandomSampler,
+)
 
 from pytest_triguard.engine import draws
+from pytest_triguard.engine.equality import same_values
 from pytest_triguard.engine.samples import Batch
 from pytest_triguard.errors import InputError, InputTypeError
 from pytest_triguard.validation import describe, whole
@@ -20,6 +27,7 @@ from pytest_triguard.validation import describe, whole
 BOUNDS_TOLERANCE = 1e-6
 _READ_ROWS = 256
 _READ_BYTES = 64 * 2**20
+_RANDOM = (RandomSampler, SubsetRandomSampler, WeightedRandomSampler)
 
 
 class Samples:
@@ -38,6 +46,7 @@ class Samples:
 
     Attributes:
         count: Number of samples, or None where only reading tells.
+        total: Number of samples before the subset is taken; positions count in it.
         bounds: Valid range per channel.
         num_classes: Number of classes the labels are checked against, or None before it is known.
 
@@ -63,10 +72,10 @@ class Samples:
         self._dtype = dtype
         self._digest: str | None = None
         self._source = _source(inputs, labels, ids)
-        self.count = self._source.count
+        self.count = self.total = self._source.count
         if self.count == 0:
             raise InputError("inputs must hold at least one sample, but none came")
-        self._targets = _targets(targets, self.count)
+        self._targets = _targets(targets, self.total)
         if samples is not None:
             self._choose(whole("samples", samples, low=1), seed)
 
@@ -89,10 +98,12 @@ class Samples:
         digest = _Digest()
         seen: set[Hashable] = set()
         read = 0
+        kind: tuple[object, ...] = ()
         for batch in self._source.read():
             checked = self._checked(batch)
-            if checked.ids != checked.positions:
+            if self._source.named:
                 _refuse_repeated(checked.ids, seen)
+            kind = _one_kind(checked, kind)
             digest.add(checked)
             read += len(checked)
             yield checked
@@ -113,7 +124,7 @@ class Samples:
             labels = _classes("labels", labels, len(batch), self.num_classes)
         targets = self._targets
         if isinstance(targets, Tensor):
-            targets = targets[torch.tensor(batch.positions)]
+            targets = targets[torch.tensor(batch.positions, device=targets.device)]
         elif targets is not None:
             targets = torch.full((len(batch),), targets, dtype=torch.int64)
         if targets is not None:
@@ -122,7 +133,7 @@ class Samples:
 
 
 class _Tensors:
-    """Samples given as tensors."""
+    """Samples given as tensors; `named` tells whether they have ids of their own."""
 
     def __init__(
         self,
@@ -132,6 +143,7 @@ class _Tensors:
         chosen: list[int] | None = None,
     ) -> None:
         self.inputs, self.labels, self.ids = inputs, labels, ids
+        self.named = ids is not None
         self.positions = range(len(inputs)) if chosen is None else chosen
         self.count: int | None = len(self.positions)
 
@@ -147,17 +159,18 @@ class _Tensors:
                 place: slice | Tensor = slice(positions.start, positions.stop)
             else:
                 place = torch.tensor(positions)
-            labels = None if self.labels is None else self.labels[place]
             ids = positions if self.ids is None else [self.ids[each] for each in positions]
-            yield _batch(tuple(positions), tuple(ids), self.inputs[place], labels)
+            labels = None if self.labels is None else _at(self.labels, place)
+            yield _batch(tuple(positions), tuple(ids), _at(self.inputs, place), labels)
 
 
 class _Loader:
-    """Samples that a DataLoader brings."""
+    """Samples that a DataLoader brings; `named` tells whether they have ids of their own."""
 
     def __init__(self, loader: DataLoader[Any], chosen: list[int] | None = None) -> None:
         self.loader = loader
         self.chosen = chosen
+        self.named = False
         self.count = _length(loader)
 
     def subset(self, chosen: list[int]) -> _Loader:
@@ -173,25 +186,31 @@ class _Loader:
         start = 0
         for place, item in enumerate(self.loader):
             inputs, labels, ids = _parts(item)
-            if place == 0 and ids is None:
-                self._refuse_changing(inputs, labels)
+            if place == 0:
+                self.named = ids is not None
+                self._refuse_changing(inputs, labels, ids)
             positions = range(start, start + len(inputs))
             start += len(inputs)
             named = positions if self.chosen is None else self.chosen[positions.start : start]
             yield _batch(tuple(named), tuple(named if ids is None else ids), inputs, labels)
 
-    def _refuse_changing(self, inputs: Tensor, labels: Tensor | None) -> None:
+    def _refuse_changing(
+        self, inputs: Tensor, labels: Tensor | None, ids: list[Hashable] | None
+    ) -> None:
         """Read the first batch again: shuffling and augmentation show in it."""
-        again, again_labels, _ = _parts(next(iter(self.loader)))
-        same = torch.equal(inputs, again) and (
-            labels is None or again_labels is None or torch.equal(labels, again_labels)
-        )
-        if not same:
-            raise InputError(
-                "inputs must be a loader that gives the same samples every time, but its first "
-                "batch came out differently twice; switch shuffling and augmentation off, or let "
-                "it bring (input, label, id)"
+        again = next(iter(self.loader), None)
+        if again is not None:
+            again_inputs, again_labels, again_ids = _parts(again)
+            same = same_values(inputs, again_inputs) and (
+                labels is None or again_labels is None or same_values(labels, again_labels)
             )
+            if same or again_ids != ids:
+                return
+        advice = "" if self.named else ", or let it bring (input, label, id)"
+        raise InputError(
+            "inputs must be a loader that gives the same samples every time, but its first "
+            f"batch came out differently twice; switch shuffling and augmentation off{advice}"
+        )
 
 
 def _source(inputs: Any, labels: Any, ids: Any) -> _Tensors | _Loader:
@@ -221,22 +240,32 @@ def _tensors(inputs: Tensor, labels: Any, ids: Any) -> _Tensors:
             f"labels must have shape ({len(inputs)},) to go with the inputs, but "
             f"{describe(labels)} came"
         )
-    if ids is not None:
-        ids = ids.tolist() if isinstance(ids, Tensor) else list(ids)
-        if len(ids) != len(inputs):
-            raise InputError(f"ids must name {len(inputs)} samples, but {len(ids)} came")
-    return _Tensors(inputs, labels, ids)
+    return _Tensors(inputs, labels, None if ids is None else _ids(ids, len(inputs)))
+
+
+def _ids(ids: Any, count: int) -> list[Hashable]:
+    """Return ids as a list of plain values."""
+    if not isinstance(ids, Iterable) or isinstance(ids, str):
+        raise InputTypeError(f"ids must be one id per sample, but {describe(ids)} came")
+    listed: list[Any] = ids.tolist() if hasattr(ids, "tolist") else list(ids)
+    if len(listed) != count:
+        raise InputError(f"ids must name {count} samples, but {len(listed)} came")
+    for each in listed:
+        if not isinstance(each, Hashable):
+            raise InputTypeError(f"ids must be numbers or text, but {describe(each)} came")
+    return listed
 
 
 def _refuse_shuffling(loader: DataLoader[Any]) -> None:
     samplers = (loader.sampler, getattr(loader.batch_sampler, "sampler", None))
-    if not any(isinstance(sampler, RandomSampler) for sampler in samplers):
+    random = [sampler for sampler in samplers if isinstance(sampler, _RANDOM)]
+    if not random:
         return
     first = next(iter(loader), None)
     if first is None or _parts(first)[2] is None:
         raise InputError(
-            "inputs must be a loader that does not shuffle, but its sampler is a RandomSampler; "
-            "use shuffle=False, or let it bring (input, label, id)"
+            "inputs must be a loader that does not shuffle, but its sampler is a "
+            f"{type(random[0]).__name__}; use shuffle=False, or let it bring (input, label, id)"
         )
 
 
@@ -244,8 +273,8 @@ def _length(loader: DataLoader[Any]) -> int | None:
     if isinstance(loader.dataset, IterableDataset) or not hasattr(loader.dataset, "__len__"):
         return None
     in_order = isinstance(loader.sampler, SequentialSampler)
-    own_batches = type(loader.batch_sampler) not in (BatchSampler, type(None))
-    if loader.drop_last or own_batches or not in_order:
+    one_by_one = type(loader.batch_sampler) is BatchSampler
+    if loader.drop_last or not one_by_one or not in_order:
         return None
     return len(loader.dataset)
 
@@ -260,16 +289,33 @@ def _parts(item: Any) -> tuple[Tensor, Tensor | None, list[Hashable] | None]:
     inputs, labels, ids = (*parts, None, None)[:3]
     if labels is not None and not isinstance(labels, Tensor):
         raise InputTypeError(f"the loader's labels must be a tensor, but {describe(labels)} came")
-    if ids is not None:
-        ids = ids.tolist() if isinstance(ids, Tensor) else list(ids)
-    return inputs, labels, ids
+    return inputs, labels, None if ids is None else _ids(ids, len(inputs))
+
+
+def _at(values: Tensor, place: slice | Tensor) -> Tensor:
+    return values[place if isinstance(place, slice) else place.to(values.device)]
 
 
 def _batch(
     positions: tuple[int, ...], ids: tuple[Hashable, ...], inputs: Tensor, labels: Tensor | None
 ) -> Batch:
     keys = torch.tensor([draws.id_key(each) for each in ids], dtype=torch.int64)
-    return Batch(positions, ids, keys, inputs, labels)
+    return Batch(positions, ids, keys, inputs.detach(), labels)
+
+
+def _one_kind(batch: Batch, before: tuple[object, ...]) -> tuple[object, ...]:
+    """Return what all batches have in common; `before` is that of the one before, or empty."""
+    kind = (tuple(batch.inputs.shape[1:]), batch.inputs.dtype, batch.labels is None)
+    if before and kind != before:
+        raise InputError(
+            f"inputs must be alike in all batches, but {_told(before)} and then {_told(kind)} came"
+        )
+    return kind
+
+
+def _told(kind: tuple[object, ...]) -> str:
+    shape, dtype, unlabelled = kind
+    return f"shape {shape} of {dtype} {'without' if unlabelled else 'with'} labels"
 
 
 def _check_inputs(inputs: Tensor, dtype: torch.dtype | None) -> None:
@@ -286,7 +332,7 @@ def _check_inputs(inputs: Tensor, dtype: torch.dtype | None) -> None:
 
 
 def _check_range(batch: Batch, bounds: tuple[tuple[float, ...], tuple[float, ...]]) -> None:
-    inputs = batch.inputs.detach()
+    inputs = batch.inputs
     channels = inputs.shape[1]
     if len(bounds[0]) not in (1, channels):
         raise InputError(
@@ -318,13 +364,13 @@ def _shown(bounds: tuple[tuple[float, ...], tuple[float, ...]]) -> str:
 
 
 def _classes(name: str, classes: Tensor, rows: int, num_classes: int | None) -> Tensor:
-    if classes.dtype.is_floating_point or classes.dtype in (torch.bool, torch.complex64):
+    if classes.is_floating_point() or classes.is_complex() or classes.dtype == torch.bool:
         raise InputTypeError(f"{name} must be integers, but {classes.dtype} came")
     if classes.shape != (rows,):
         raise InputError(f"{name} must have shape ({rows},), but {describe(classes)} came")
     low, high = int(classes.min()), int(classes.max())
     if low < 0 or (num_classes is not None and high >= num_classes):
-        top = "" if num_classes is None else f" to {num_classes - 1}"
+        top = " on" if num_classes is None else f" to {num_classes - 1}"
         raise InputError(f"{name} must be classes from 0{top}, but {low if low < 0 else high} came")
     return classes.to(torch.int64)
 

@@ -44,6 +44,9 @@ class TriGuardFailure(AssertionError):
         record: What the check did and found.
     """
 
+    # Tracebacks and reports begin with this name; the short one is where users import it from.
+    __module__ = "pytest_triguard"
+
     def __init__(self, message: str, record: Record) -> None:
         super().__init__(message)
         self.record = record

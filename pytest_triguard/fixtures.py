@@ -12,7 +12,7 @@ from pytest_triguard.runtime import RUNTIME
 from pytest_triguard.settings import Settings, current_settings
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class TriGuard:
     """What the plugin knows about the running test.
 

@@ -146,10 +146,9 @@ def gate_statistic(
             minimum, or another argument is out of its range.
         InputTypeError: The threshold, the confidence or the share is not a number.
     """
-    asked = parse_statistic(statistic)
     threshold = check_threshold(threshold, low=-math.inf, high=math.inf, name="threshold")
     question = _Question.checked(relation, threshold, confidence, undefined_at_most)
-    _check_claim(asked, question)
+    asked = check_statistic(statistic, question.confidence)
     base = question.undecided(int(values.size), undefined)
     return base if base.n == 0 else _decide_statistic(question, base, values, asked, seed)
 
@@ -168,16 +167,15 @@ def check_threshold(
 
     Raises:
         InputError: The threshold is NaN, infinite, or out of the metric's reach.
-        InputTypeError: The threshold is not a number; a tensor or an array here mostly means that
-            labels were given by position.
+        InputTypeError: The threshold is not a number; where it can be given by position, a tensor
+            mostly means that labels were.
     """
     ends = [f"{'above' if relation == '<' else 'at least'} {low:g}", f"at most {high:g}"]
     finite = [end for end, at in zip(ends, (low, high), strict=True) if math.isfinite(at)]
     expected = f"{name} must be a finite number{', ' if finite else ''}{' and '.join(finite)}"
     if not _is_number(threshold):
-        raise InputTypeError(
-            f"{expected}, got {_describe(threshold)}; labels are keyword-only: give them as labels="
-        )
+        hint = "; labels are keyword-only: give them as labels=" if name == "threshold" else ""
+        raise InputTypeError(f"{expected}, got {_describe(threshold)}{hint}")
     value = float(threshold)
     unreachable = value == low and relation == "<"
     if not math.isfinite(value) or not low <= value <= high or unreachable:
@@ -225,6 +223,27 @@ def check_confidence(confidence: Any) -> float | None:
         hint = f"; did you mean {level / 100:g}?" if 1.0 < level < 100.0 else ""
         raise InputError(f"{expected}, got {level}{hint}")
     return level
+
+
+def check_statistic(statistic: str, confidence: float | None) -> Statistic:
+    """Return the statistic of a name if there is an interval for the claim about it.
+
+    Args:
+        statistic: `mean`, `median`, `max`, `min`, or a percentile such as `p95`.
+        confidence: Confidence of a population claim, or None for a sample claim.
+
+    Raises:
+        InputError: The name is not known, or a population claim is made about a maximum or a
+            minimum.
+        InputTypeError: The name is not a string.
+    """
+    asked = parse_statistic(statistic)
+    if confidence is not None and asked.kind in ("max", "min"):
+        raise InputError(
+            f"statistic {asked.name!r} allows no population claim, for no interval bounds what was "
+            "not sampled: use confidence=False, or a percentile such as 'p99'"
+        )
+    return asked
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -390,14 +409,6 @@ def _check_counts(successes: int, failures: int, n: int, undefined: int) -> None
         raise InputError(
             "successes, failures and undefined must be 0 or more, the first two at most n together,"
             f" got {successes}, {failures} and {undefined} with n = {n}"
-        )
-
-
-def _check_claim(asked: Statistic, question: _Question) -> None:
-    if question.confidence is not None and asked.kind in ("max", "min"):
-        raise InputError(
-            f"statistic {asked.name!r} allows no population claim, for no interval bounds what was "
-            "not sampled: use confidence=False, or a percentile such as 'p99'"
         )
 
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import pytest
 
 _PREFIX = "triguard"
-_TYPO = 0.85
+_TYPO = 0.8
 
 
 def ini_values(config: pytest.Config, known: Iterable[str]) -> dict[str, tuple[object, str, Path]]:
@@ -38,18 +38,18 @@ def ini_values(config: pytest.Config, known: Iterable[str]) -> dict[str, tuple[o
         for key, value in values.items():
             if key in known:
                 found[key] = value, f"{label}: {key}" if label != "-o" else f"-o {key}", folder
-            elif _is_meant_for_us(key, known):
+            elif _is_meant_for_us(key):
                 raise ConfigError(
                     f"{label}: unknown key {key!r}{nearest(key, known)} (known: {', '.join(known)})"
                 )
     return found
 
 
-def _is_meant_for_us(key: str, known: list[str]) -> bool:
-    """Return whether a key carries the prefix, or is so close to a known key that it is a typo."""
-    return key.lower().startswith(_PREFIX) or bool(
-        difflib.get_close_matches(key.lower(), known, n=1, cutoff=_TYPO)
-    )
+def _is_meant_for_us(key: str) -> bool:
+    """Return whether a key carries the prefix, or one so close to it that it is a typo."""
+    key = key.lower()
+    head = key.replace("-", "_").partition("_")[0]
+    return key.startswith(_PREFIX) or bool(difflib.get_close_matches(head, [_PREFIX], cutoff=_TYPO))
 
 
 def _overrides(config: pytest.Config) -> dict[str, str]:

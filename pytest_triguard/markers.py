@@ -58,6 +58,11 @@ _READERS: dict[str, Callable[[object], Any]] = {
 }
 
 
+def is_marked(item: pytest.Item) -> bool:
+    """Return whether a test carries the marker, or one of its classes or its module does."""
+    return NAME in item.keywords and item.get_closest_marker(NAME) is not None
+
+
 def marked_settings(settings: Settings, item: pytest.Item) -> Settings:
     """Return the settings of a session with the markers of a test laid over them.
 
@@ -68,11 +73,11 @@ def marked_settings(settings: Settings, item: pytest.Item) -> Settings:
     Raises:
         ConfigError: If a marker has a positional argument, an unknown keyword or a wrong value.
     """
+    if not is_marked(item):
+        return settings
     merged: dict[str, Any] = {}
     for mark in item.iter_markers(NAME):
         merged = _read_mark(mark) | merged
-    if not merged:
-        return settings
     if "confidence" in merged:
         merged["confidence"] = merged["confidence"] or None
     return replace(settings, **merged)
@@ -85,7 +90,7 @@ def check_markers(items: Iterable[pytest.Item]) -> None:
         ConfigError: With one line per faulty marker, if there are any.
     """
     problems: dict[str, None] = {}
-    for item in items:
+    for item in filter(is_marked, items):
         for mark in item.iter_markers(NAME):
             try:
                 _read_mark(mark)

@@ -10,12 +10,11 @@ from __future__ import annotations
 import argparse
 import math
 import os
-import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
+from pytest_triguard import device_names
 from pytest_triguard.errors import ConfigError
 from pytest_triguard.settings import Settings
 
@@ -25,7 +24,6 @@ if TYPE_CHECKING:
 LARGEST_SEED = 2**63 - 1
 DEFAULT_ARTIFACTS = ".triguard/artifacts"
 
-_DEVICE = re.compile(r"[a-z][a-z0-9_]*(:[0-9]+)?")
 _OFF = frozenset({"none", "false", "off"})
 
 
@@ -35,13 +33,12 @@ def read_device(value: object) -> str:
     Raises:
         ValueError: If `value` is not spelt like a device.
     """
-    text = value.strip() if isinstance(value, str) else ""
-    if not _DEVICE.fullmatch(text):
-        raise ValueError(
-            f"{value!r} is not a device: use cpu, cuda, cuda:N, mps, "
-            "or another accelerator that torch knows"
-        )
-    return text
+    if not isinstance(value, str):
+        raise ValueError(f"{value!r} is not a device name: use cpu, cuda, cuda:1 or mps, as text")
+    try:
+        return device_names.parse(value.strip())
+    except ConfigError as error:
+        raise ValueError(str(error)) from error
 
 
 def read_seed(value: object) -> int:
@@ -115,8 +112,7 @@ def _number(value: object) -> float | None:
     return number if math.isfinite(number) else None
 
 
-@dataclass(frozen=True, slots=True)
-class Option:
+class Option(NamedTuple):
     """One option of the command line, and its ini twin.
 
     Attributes:
@@ -209,8 +205,7 @@ def add_options(parser: pytest.Parser) -> None:
             parser.addini(option.key, f"{option.help}; same as {option.flag}", default=None)
 
 
-@dataclass(frozen=True, slots=True)
-class Given:
+class Given(NamedTuple):
     """A value that was asked for.
 
     Attributes:

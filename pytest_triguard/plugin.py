@@ -39,6 +39,9 @@ from pytest_triguard.runtime import (
 from pytest_triguard.settings import current_session, use_session
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    from pytest_triguard.record import Record
     from pytest_triguard.reporting.run import Run
 
 __all__ = [
@@ -121,27 +124,33 @@ def pytest_runtest_makereport(
     run = item.stash.get(TEST_RUN, None)
     if run is None or current_session() is run.session:  # within a phase: a subtest reports
         return (yield)
+    records = run.session.records
     if call.when == "setup":
-        _keep_fixture_records(item, run)
-    transport.set_properties(item, run.session.records.values())
+        _keep_fixture_records(item, records)
+    if records:
+        transport.set_properties(item, records.values())
     report = yield
-    transport.attach(report, run.unreported())
-    if call.when == "call" and report.passed and not run.session.records:
-        _demand_check(item, run, report)
+    if records:
+        transport.attach(report, run.unreported())
+        transport.shorten(report)
+    elif call.when == "call" and report.passed and markers.is_marked(item):
+        _demand_check(report, run)
     return report
 
 
-def _keep_fixture_records(item: pytest.Item, run: TestRun) -> None:
+def _keep_fixture_records(item: pytest.Item, records: dict[str, Record]) -> None:
     """Keep the records of wider fixtures, which are not set up again when a test is rerun."""
-    records = run.session.records
-    for name, record in item.stash.get(FIXTURE_RECORDS, {}).items():
-        records.setdefault(name, record)
-    item.stash[FIXTURE_RECORDS] = dict(records)
+    kept = item.stash.get(FIXTURE_RECORDS, None)
+    if kept is not None:
+        made = dict(records)
+        records.clear()
+        records.update(kept | made)
+    if records:
+        item.stash[FIXTURE_RECORDS] = dict(records)
 
 
-def _demand_check(item: pytest.Item, run: TestRun, report: pytest.TestReport) -> None:
-    if item.get_closest_marker(markers.NAME) is None:
-        return
+def _demand_check(report: pytest.TestReport, run: TestRun) -> None:
+    """Fail a test that is marked but made no check."""
     report.outcome = "failed"
     report.longrepr = (
         f"{run.session.nodeid} is marked {markers.NAME} but passed without a check: "
@@ -183,6 +192,7 @@ class Controller:
         self.started = datetime.now(UTC)
         self.clock = time.perf_counter()
         self.store = transport.Store()
+        self.written: Path | None = None
         self.unwritten: str | None = None
 
     def pytest_report_header(self) -> str | None:
@@ -229,15 +239,19 @@ class Controller:
                 json.write(settings.json, run, records)
             except OSError as error:
                 self._lose_report(session, error)
+            else:
+                self.written = settings.json
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         """Show the table of checks."""
-        records = self.store.records()
-        if records:
+        verbosity = self.config.get_verbosity()
+        if records := self.store.records():
             from pytest_triguard.reporting import terminal
 
-            terminal.write(terminalreporter, records, self.config.get_verbosity())
+            terminal.write(terminalreporter, records, verbosity)
+        if self.written is not None and verbosity >= 0:
+            terminalreporter.write_sep("-", f"generated JSON report: {self.written}")
         if self.unwritten is not None:
             terminalreporter.write_line(self.unwritten, red=True)
 

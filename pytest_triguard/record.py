@@ -49,6 +49,10 @@ class Record:
         interval: Two ends of the interval, or None where there is none.
         confidence: Two-sided confidence of the interval.
         claim: Whether the given samples or the population they came from is judged.
+        reason: Why the gate decided so, as a sentence without its full stop.
+        samples_needed: How many samples would decide an inconclusive check, if any number would.
+        subject: What was asked of each sample, in words and units.
+        method: How it was answered, and at what budget.
         parameters: Method and its parameters.
         classifier: Fingerprint of weights and architecture.
         data: Fingerprint of the inputs and labels that were used.
@@ -61,7 +65,7 @@ class Record:
         seed: Seed of its random draws.
         chunk: Rows per pass that were used, or None where nothing was chunked.
         evaluations: How often this check was evaluated in its test.
-        message: The text of the verdict, as a failure prints it.
+        reproduce: The command that runs the check again, or the settings to do so.
     """
 
     nodeid: str
@@ -79,6 +83,10 @@ class Record:
     interval: tuple[float, float] | None
     confidence: float | None
     claim: Literal["sample", "population"]
+    reason: str = ""
+    samples_needed: int | None = None
+    subject: str = ""
+    method: str = ""
     parameters: dict[str, Any] = field(default_factory=dict)
     classifier: str = ""
     data: str = ""
@@ -91,7 +99,7 @@ class Record:
     seed: int = 0
     chunk: int | None = None
     evaluations: int = 1
-    message: str = ""
+    reproduce: str = ""
 
     def __post_init__(self) -> None:
         for each in fields(self):
@@ -111,8 +119,12 @@ class Record:
 
     def worse(self, other: Record) -> Record:
         """Return the worse of two evaluations of one check, with both counted."""
-        worst = max((self, other), key=Record._badness)
+        worst = other if other.is_worse_than(self) else self
         return replace(worst, evaluations=self.evaluations + other.evaluations)
+
+    def is_worse_than(self, other: Record) -> bool:
+        """Return whether this is the worse evaluation: first by outcome, then by margin."""
+        return self._badness() > other._badness()
 
     def _badness(self) -> tuple[bool, int, float]:
         margin = self.margin

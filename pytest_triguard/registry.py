@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any, Generic, TypeVar
 
 from pytest_triguard.errors import InputError, InputTypeError, nearest, unknown_name
+from pytest_triguard.validation import describe
 
 Method = TypeVar("Method")
 
@@ -36,7 +37,10 @@ class Family(Generic[Method]):
             InputError: If the name or a hyperparameter is unknown, or a value is refused.
         """
         if not isinstance(name, str):
-            raise InputTypeError(f"the name of a {self._kind} must be a string, but {name!r} came")
+            article = "an" if self._kind[0] in "aeiou" else "a"
+            raise InputTypeError(
+                f"the name of {article} {self._kind} must be a string, but {describe(name)} came"
+            )
         if name not in self._table:
             raise unknown_name(self._kind, name, self._table)
         module, _, attribute = self._table[name].partition(":")

@@ -59,22 +59,24 @@ class Reproducer:
     config: pytest.Config
     settings: Settings
     known: frozenset[str] = frozenset()
-    _tail: str | None = None
+    _frame: tuple[str, str] | None = None
     _places: dict[Path, tuple[str, str]] = field(default_factory=dict)
 
     def command(self, item: pytest.Item) -> str:
         """Return the command that reruns a test, quoted for the shell."""
-        if self._tail is None:
-            self._tail = " ".join(map(quote, [*self._settings(), *self._carried()]))
+        if self._frame is None:
+            words = [*self._settings(), *self._carried()]
+            self._frame = self._program(), " ".join(map(quote, words))
         if item.path not in self._places:
             self._places[item.path] = (
                 _relative(item.path, self.config.invocation_params.dir),
                 "".join(f" {quote(each)}" for each in self._configuration(item.path)),
             )
+        program, arguments = self._frame
         path, configuration = self._places[item.path]
         names = plain_nodeid(item).partition("::")[2]
         target = quote(f"{path}::{names}" if names else path)
-        return f"{self._program()} {target} {self._tail}{configuration}"
+        return f"{program} {target} {arguments}{configuration}"
 
     def _program(self) -> str:
         """Return `pytest`, or `python -m pytest` if that is what put the folder on the path."""
@@ -94,15 +96,18 @@ class Reproducer:
 
     def _carried(self) -> list[str]:
         """Return the other arguments that decide what runs."""
-        option = self.config.getoption
+        option, typed = self.config.getoption, self._typed()
+        carried: list[str] = []
+        for name in option("plugins", None) or ():
+            if not name.startswith("no:") and (name in typed or f"-p{name}" in typed):
+                carried += ["-p", name]
+        for text in option("override_ini", None) or ():  # pytest adds some of its own
+            if any(word.endswith(text) for word in typed):
+                carried += ["-o", text]
         standing = [
             *self.config.getini("addopts"),
             *shlex.split(os.environ.get("PYTEST_ADDOPTS", "")),
         ]
-        plugins = [name for name in option("plugins", None) or () if not name.startswith("no:")]
-        carried = [word for name in plugins if name not in standing for word in ("-p", name)]
-        for text in option("override_ini", None) or ():
-            carried += [] if text in standing else ["-o", text]
         for flag, dest in (("-m", "markexpr"), ("-k", "keyword")):
             carried += _overridden(flag, option(dest, ""), standing)
         return carried + self._custom()
@@ -110,10 +115,9 @@ class Reproducer:
     def _custom(self) -> list[str]:
         """Return the arguments for options that a conftest.py registered."""
         custom = vars(self.config.option).keys() - self.known if self.known else set()
-        arguments = [os.fspath(each) for each in self.config.invocation_params.args]
         places = set(self.config.getoption("file_or_dir", None) or ())
         carried: list[str] = []
-        for argument, following in pairwise([*arguments, "-"]):
+        for argument, following in pairwise([*self._typed(), "-"]):
             name, equals, _ = argument.partition("=")
             if not name.startswith("--") or name[2:].replace("-", "_") not in custom:
                 continue
@@ -121,6 +125,10 @@ class Reproducer:
             if not equals and not following.startswith("-") and following not in places:
                 carried.append(following)
         return carried
+
+    def _typed(self) -> list[str]:
+        """Return the arguments of the command line, as they were typed."""
+        return [os.fspath(each) for each in self.config.invocation_params.args]
 
     def _configuration(self, path: Path) -> list[str]:
         """Return `-c` and `--rootdir` where they were given or a rerun would not find the same."""

@@ -47,6 +47,19 @@ class Run:
         model.chunk.tune(run, example, work=passes * (self.samples.count or 10**9))
         model.passes.forward, model.passes.backward = counted.forward, counted.backward
 
+    def require_one_each(self, name: str, value: Any) -> None:
+        """Refuse a tensor that does not hold one value per sample.
+
+        Raises:
+            InputError: If there are more or fewer.
+        """
+        count = self.samples.count
+        if isinstance(value, Tensor) and count is not None and value.shape[:1] != (count,):
+            raise InputError(
+                f"{name} must hold one value for each of {count} samples, but "
+                f"{describe(value)} came"
+            )
+
 
 @contextmanager
 def running(
@@ -85,20 +98,22 @@ def running(
             f"classifier must be a pytest_triguard.Classifier, but {describe(classifier)} came; "
             "wrap the module: Classifier(module, bounds=(0.0, 1.0))"
         )
-    stream = Samples(
-        inputs,
-        labels,
-        ids=ids,
-        targets=targets,
-        bounds=classifier.bounds,
-        dtype=classifier.dtype,
-        samples=samples,
-        seed=seed,
-    )
-    first = stream.first()
-    if needs_labels and first.labels is None:
-        raise InputError("labels are missing: give them beside the inputs, or in the loader")
-    with classifier.prepared() as model:
-        probe(model, first.inputs.to(model.device))
-        stream.num_classes = model.num_classes
-        yield Run(model, stream, first.inputs)
+    # A loader draws a seed for its workers whenever it is read.
+    with torch.inference_mode(False), torch.random.fork_rng(devices=[]):
+        stream = Samples(
+            inputs,
+            labels,
+            ids=ids,
+            targets=targets,
+            bounds=classifier.bounds,
+            dtype=classifier.dtype,
+            samples=samples,
+            seed=seed,
+        )
+        first = stream.first()
+        if needs_labels and first.labels is None:
+            raise InputError("labels are missing: give them beside the inputs, or in the loader")
+        with classifier.prepared() as model:
+            probe(model, first.inputs.to(model.device))
+            stream.num_classes = model.num_classes
+            yield Run(model, stream, first.inputs)

@@ -10,6 +10,7 @@ import pytest
 
 from pytest_triguard.markers import marked_settings
 from pytest_triguard.options import Given, given_options, settings_from
+from pytest_triguard.reporting import transport
 from pytest_triguard.reproduce import Reproducer, plain_nodeid
 from pytest_triguard.settings import Session, Settings
 
@@ -73,6 +74,24 @@ class TestRun:
         return new
 
 
+class ItemSession(Session):
+    """The session of a test, which makes its command only when it is asked for."""
+
+    def __init__(self, settings: Settings, item: pytest.Item, reproducer: Reproducer) -> None:
+        self._item = item
+        self._reproducer = reproducer
+        super().__init__(settings=settings, nodeid=plain_nodeid(item))
+
+    @property
+    def command(self) -> str:
+        """Start of the command that reruns this test, quoted for the shell."""
+        return self._command or self._reproducer.command(self._item)
+
+    @command.setter
+    def command(self, command: str) -> None:
+        self._command = command
+
+
 RUNTIME = pytest.StashKey[Runtime]()
 TEST_RUN = pytest.StashKey[TestRun]()
 FIXTURE_RECORDS = pytest.StashKey["dict[str, Record]"]()
@@ -106,12 +125,10 @@ def start_test(item: pytest.Item) -> TestRun:
         ConfigError: If a marker is wrong, or the device of this worker is missing.
     """
     runtime = item.config.stash[RUNTIME]
-    session = Session(
-        settings=marked_settings(runtime.place(), item),
-        nodeid=plain_nodeid(item),
-        command=runtime.reproducer.command(item),
-    )
-    run = TestRun(session=session)
+    if item.stash.get(TEST_RUN, None) is not None:  # a rerun
+        transport.set_properties(item, ())
+    settings = marked_settings(runtime.place(), item)
+    run = TestRun(session=ItemSession(settings, item, runtime.reproducer))
     item.stash[TEST_RUN] = run
     return run
 
@@ -131,7 +148,7 @@ def worker_index(config: pytest.Config) -> int | None:
 
 def needs_torch(device: str | None) -> bool:
     """Return whether a device has to be looked for; the CPU is always there."""
-    return device is not None and device.partition(":")[0] != "cpu"
+    return device not in (None, "cpu")
 
 
 def resolve_device(device: str | None, worker: int | None = None) -> str:

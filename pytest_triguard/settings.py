@@ -10,13 +10,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from itertools import chain, count
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
+
+from pytest_triguard.errors import InputError
 
 if TYPE_CHECKING:
     from pytest_triguard.record import Record
 
 Inconclusive = Literal["fail", "pass"]
+Site = tuple[str, int, int]
+"""Where an assertion is called: file, line, and place in the code, as lines can hold several."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,30 +60,43 @@ class Session:
         nodeid: Node id of the running test, empty outside pytest.
         command: Start of the command that reruns this test, quoted for the shell.
         records: Records of this test by check name, in order of first evaluation.
-        sites: Check name by call site, so that repeated evaluation keeps one key.
+        sites: Check name by assertion and call site, so that repeated evaluation keeps one key.
     """
 
     settings: Settings = field(default_factory=Settings)
     nodeid: str = ""
     command: str = ""
     records: dict[str, Record] = field(default_factory=dict)
-    sites: dict[tuple[str, str, int], str] = field(default_factory=dict)
+    sites: dict[tuple[str, Site, str | None], str] = field(default_factory=dict)
 
-    def check_name(self, name: str | None, assertion: str, site: tuple[str, int]) -> str:
+    def check_name(self, name: str | None, assertion: str, site: Site) -> str:
         """Return the name of a check: the user's, or the assertion's with its ordinal in the test.
 
         Args:
             name: The name the user gave, or None.
             assertion: Name of the assertion.
-            site: File and line of the call; one site is one check, however often it runs.
+            site: Where it is called; one site is one check, however often it runs.
+
+        Raises:
+            InputError: If the name is that of another check of the test, whose record it would
+                take the place of.
         """
-        if name is not None:
-            return name
-        key = (assertion, *site)
-        if key not in self.sites:
-            ordinal = 1 + sum(known[0] == assertion for known in self.sites)
-            self.sites[key] = assertion if ordinal == 1 else f"{assertion}-{ordinal}"
-        return self.sites[key]
+        key = (assertion, site, name)
+        if key in self.sites:
+            return self.sites[key]
+        taken = {*self.sites.values(), *self.records}
+        if name is None:
+            names = (f"{assertion}-{ordinal}" for ordinal in count(2))
+            name = next(each for each in chain([assertion], names) if each not in taken)
+        elif name in taken:
+            raise InputError(f"name must be unique in a test, but a second check came as {name!r}")
+        self.sites[key] = name
+        return name
+
+    def keeps(self, record: Record) -> bool:
+        """Return whether a record would be kept: whether it is the first or the worst so far."""
+        previous = self.records.get(record.name)
+        return previous is None or record.is_worse_than(previous)
 
     def add(self, record: Record) -> None:
         """Keep a record; of several evaluations of one check keep the worst, and the count."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
@@ -101,6 +102,10 @@ class Attack(ABC):
         values["eps"] = eps.tolist() if isinstance(eps, Tensor) else float(eps)
         return {"attack": self.name} | values | {"seed": self.drawn_seed}
 
+    def describe(self) -> str:
+        """Return the method and its budget in words, for reports."""
+        return f"{self.name}, {self.passes_per_sample} passes at most, seed {self.drawn_seed}"
+
     def __call__(
         self,
         classifier: Any,
@@ -147,18 +152,19 @@ class Attack(ABC):
         Raises:
             InputError: If there is not one radius per sample, or one exceeds the range.
         """
-        count = run.samples.count
-        if isinstance(self.eps, Tensor) and count is not None and self.eps.shape != (count,):
-            raise InputError(
-                f"eps must be one number or a tensor of shape ({count},), but "
-                f"{describe(self.eps)} came"
-            )
+        total = run.samples.total
+        if isinstance(self.eps, Tensor) and self.eps.shape != (total,):
+            wanted = "" if total is None else f" or a tensor of shape ({total},)"
+            raise InputError(f"eps must be one number{wanted}, but {describe(self.eps)} came")
         low, high = run.samples.bounds
         width = max(above - below for below, above in zip(low, high, strict=True))
+        if self.norm == "l2":
+            width *= math.sqrt(run.like[0].numel())
         largest = float(self.eps.max()) if isinstance(self.eps, Tensor) else float(self.eps)
-        if self.norm == "linf" and largest > width:
+        if largest > width:
+            reach = "range of the inputs" if self.norm == "linf" else "diagonal of their range"
             raise InputError(
-                f"eps must not exceed the range of the inputs, {width:g}, but {largest:g} came; "
+                f"eps must not exceed the {reach}, {width:g}, but {largest:g} came; "
                 "eps is measured in the units of the inputs, before normalisation"
             )
 

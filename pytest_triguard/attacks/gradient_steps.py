@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from pytest_triguard.attacks.base import Attack
@@ -74,6 +75,20 @@ class GradientSteps(Attack):
         """Return the step of each sample where the user named none: 2.5 eps / steps."""
         return eps * (2.5 / self.steps)
 
+    def describe(self) -> str:
+        """Return the method and its budget in words, for reports."""
+        if self.step_size is not None:
+            size = f"{self.step_size:g}"
+        else:
+            size = f"{float(self.default_step(torch.ones(()))):g} eps"
+        start = "random start" if self.random_start else "start at the sample"
+        starts = start if self.restarts == 1 else f"{self.restarts} {start}s"
+        leaves = "until the first success" if self.stop == "success" else "all taken"
+        return (
+            f"{self.name}: {starts}, {self.steps} steps of {size} up the {self.loss}, {leaves}, "
+            f"seed {self.drawn_seed}"
+        )
+
     def stream(self, model: Model, batches: Iterable[Batch]) -> Iterator[Outcome]:
         """Attack labelled batches and hand out outcomes in the order in which they finish."""
         return search(model, batches, _Steps(self))
@@ -135,7 +150,7 @@ class _Steps:
 
     def loss(self, logits: Tensor, rows: Rows) -> Tensor:
         labels, name = rows["labels"], self.attack.loss
-        targets = rows["targets"] if "targets" in rows else None
+        targets = rows.get("targets")
         if name == "cross_entropy":
             return (
                 cross_entropy(logits, labels)

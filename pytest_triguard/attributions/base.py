@@ -70,6 +70,12 @@ class Attribution(ABC):
         values = {each.name: getattr(self, each.name) for each in fields(self)}
         return {"attribution": self.name} | values | {"seed": self.drawn_seed}
 
+    def describe(self) -> str:
+        """Return the method and its budget in words, for reports."""
+        passes = self.passes_per_sample
+        many = "1 pass" if passes == 1 else f"{passes} passes"
+        return f"{self.name} of the {self.output}, {many} per map, seed {self.drawn_seed}"
+
     def stream(self, model: Model, batches: Iterable[Batch]) -> Iterator[tuple[Batch, Tensor]]:
         """Explain batches block by block; memory is bounded by the chunk.
 
@@ -119,7 +125,7 @@ class Attribution(ABC):
 
 
 def with_targets(model: Model, batch: Batch) -> Batch:
-    """Return the batch with the class to explain: the target, else the label, else the prediction."""
+    """Fill in the class to explain: the target, else the label, else the prediction."""
     if batch.targets is not None:
         return batch
     return replace(

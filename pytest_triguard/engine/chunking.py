@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TypeVar
 
 import torch
@@ -23,10 +24,30 @@ UNTIMED = 64
 
 _SMALLEST = 16
 _LARGEST_ON_HOST, _LARGEST_ON_ACCELERATOR = 512, 4096
-_WORTH_IT = 0.97
-_REPEATS = 3
+_WORTH_IT = 0.03
+"""Gain in speed for which a larger chunk is taken."""
+_TURNS = 2
+_TRIAL = 0.01
+"""Largest size that is timed, as a share of a job: all timing together stays within 6 % of it."""
 
 Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class Timing:
+    """What timing has found so far.
+
+    Attributes:
+        best: The fastest size.
+        tried: The largest size that need not be tried again.
+    """
+
+    best: int
+    tried: int
+
+
+Timings = dict[tuple[tuple[int, ...], torch.dtype], Timing]
+"""What was found by shape and dtype of a row."""
 
 
 class ChunkSize:
@@ -34,20 +55,16 @@ class ChunkSize:
 
     Args:
         pinned: The user's choice, or None to find the fastest.
-        timings: Fastest size by (shape, dtype), shared by all checks of one classifier and device.
+        timings: What was found before, shared by all checks of one classifier and device.
 
     Attributes:
         used: The chunk in use, or None as long as nothing was chunked.
     """
 
-    def __init__(
-        self,
-        pinned: int | None = None,
-        timings: dict[tuple[tuple[int, ...], torch.dtype], int] | None = None,
-    ) -> None:
+    def __init__(self, pinned: int | None = None, timings: Timings | None = None) -> None:
         self.used = pinned
         self._pinned = pinned is not None
-        self._timings = {} if timings is None else timings
+        self._timings: Timings = {} if timings is None else timings
         self._told = False
 
     @property
@@ -61,36 +78,22 @@ class ChunkSize:
         Args:
             run: One pass over some rows, as the job will do it.
             example: `(n, C, H, W)` rows on the device; repeated as needed.
-            work: Rows the job will pass in all. Less than some thousand are not worth timing.
+            work: Rows the job will pass in all. The more they are, the larger the sizes for which
+                timing pays; where it does not pay at all, the chunk is `UNTIMED`.
         """
         if self._pinned:
             return
         key = (tuple(example.shape[1:]), example.dtype)
-        if key in self._timings:
-            self.used = self._timings[key]
-        elif work < 64 * UNTIMED:
-            self.used = UNTIMED
-        else:
-            self.used = self._timings[key] = self._fastest(run, example)
-
-    def _fastest(self, run: Callable[[Tensor], object], example: Tensor) -> int:
+        known = self._timings.get(key)
         largest = _LARGEST_ON_HOST if is_host(example.device) else _LARGEST_ON_ACCELERATOR
-        best_size, best_time, size = _SMALLEST, float("inf"), _SMALLEST
-        run(example[:1])
-        while size <= largest:
-            rows = example.repeat(-(-size // len(example)), 1, 1, 1)[:size]
-            try:
-                seconds = min(_timed(run, rows) for _ in range(_REPEATS)) / size
-            except (RuntimeError, MemoryError) as error:
-                if not out_of_memory(error):
-                    raise
-                break
-            if seconds > best_time:
-                break
-            if seconds < _WORTH_IT * best_time:
-                best_size, best_time = size, seconds
-            size *= 2
-        return best_size
+        affordable = min(largest, int(_TRIAL * work))
+        if known is None and affordable < 2 * UNTIMED:
+            self.used = UNTIMED
+            return
+        if known is None or 2 * known.tried <= affordable:
+            start = _SMALLEST if known is None else known.best
+            known = self._timings[key] = _fastest(run, example, start, affordable)
+        self.used = known.best
 
     def shrink(self, failed_rows: int) -> None:
         """Halve the chunk after `failed_rows` rows did not fit, and say so once."""
@@ -104,8 +107,8 @@ class ChunkSize:
             )
         self._told = True
         self.used = halved
-        for key, size in self._timings.items():
-            self._timings[key] = min(size, halved)
+        for key, known in self._timings.items():
+            self._timings[key] = Timing(min(known.best, halved), _LARGEST_ON_ACCELERATOR)
 
     def attempt(self, run: Callable[[slice], Result], rows: int) -> list[Result]:
         """Run a pass over rows 0 to `rows`, in halves when memory runs out.
@@ -118,7 +121,7 @@ class ChunkSize:
             The results in order: one, unless memory ran out.
         """
         parts: list[Result] = []
-        start, size = 0, rows
+        start, size = 0, min(rows, self.rows)
         while start < rows:
             try:
                 parts.append(run(slice(start, min(start + size, rows))))
@@ -144,6 +147,34 @@ class ChunkSize:
 
 def _on(run: Callable[[Tensor], Tensor], block: Tensor) -> Callable[[slice], Tensor]:
     return lambda part: run(block[part])
+
+
+def _fastest(run: Callable[[Tensor], object], example: Tensor, start: int, largest: int) -> Timing:
+    """Double the size until two sizes in a row bring nothing, or the largest is reached."""
+    best = size = start
+    misses = 0
+    run(example[:1])
+    while misses < 2 and 2 * size <= largest:
+        size *= 2
+        try:
+            gains = _gain(run, example, best, size) >= _WORTH_IT
+        except (RuntimeError, MemoryError) as error:
+            if not out_of_memory(error):
+                raise
+            misses = 2
+        else:
+            best, misses = (size, 0) if gains else (best, misses + 1)
+    return Timing(best, size if misses < 2 else _LARGEST_ON_ACCELERATOR)
+
+
+def _gain(run: Callable[[Tensor], object], example: Tensor, small: int, large: int) -> float:
+    """Return how much faster rows go in large chunks, as a share of their time in small ones.
+
+    Both are timed in turns, so that a busy machine slows both alike.
+    """
+    rows = example.repeat(-(-large // len(example)), 1, 1, 1)[:large]
+    turns = [(_timed(run, rows[:small]), _timed(run, rows)) for _ in range(_TURNS)]
+    return 1 - (min(turn[1] for turn in turns) / large) / (min(turn[0] for turn in turns) / small)
 
 
 def _timed(run: Callable[[Tensor], object], rows: Tensor) -> float:

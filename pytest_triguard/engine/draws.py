@@ -57,9 +57,13 @@ def row_keys(
     """
     base = _signed(_digest(f"{seed}/{method}"), 64)
     keys = _mix64(ids * _signed(_GOLDEN, 64) + base)
-    keys = keys + restart * _signed(_RESTART, 64)
-    keys = keys + step * _signed(_STEP, 64)
-    return _mix64(keys + copy * _signed(_COPY, 64))
+    shared = 0
+    for number, factor in ((restart, _RESTART), (step, _STEP), (copy, _COPY)):
+        if isinstance(number, Tensor):
+            keys = keys + number * _signed(factor, 64)
+        else:
+            shared += number * factor
+    return _mix64(keys + _signed(shared, 64) if shared else keys)
 
 
 def uniform(
@@ -102,34 +106,44 @@ def normal(keys: Tensor, shape: Sequence[int], *, dtype: torch.dtype) -> Tensor:
     """
     size = math.prod(shape)
     half = (size + 1) // 2
-    bits = _element_bits(keys, 2 * half).to(dtype)
-    radius = bits[:, :half].add(0.5).mul_(2.0**-_BITS).log_().mul_(-2.0).sqrt_()
-    angle = bits[:, half:].mul(2.0 * math.pi * 2.0**-_BITS)
-    values = torch.cat([radius * angle.cos(), radius.mul_(angle.sin_())], dim=1)
+    # In place throughout: fresh memory would cost more than the arithmetic.
+    values = _element_bits(keys, 2 * half).to(dtype)
+    radius, angle = values[:, :half], values[:, half:]
+    radius.add_(0.5).mul_(2.0**-_BITS).log_().mul_(-2.0).sqrt_()
+    angle.mul_(2.0 * math.pi * 2.0**-_BITS)
+    first = angle.cos().mul_(radius)
+    angle.sin_().mul_(radius)
+    radius.copy_(first)
     return values[:, :size].reshape(len(keys), *shape)
 
 
 def _element_bits(keys: Tensor, size: int) -> Tensor:
     """Return `(N, size)` int32, uniform in [0, 2**24)."""
     added = keys.to(torch.int32).unsqueeze(1)
-    mixed_in = _shift_right(keys, 32, 64).to(torch.int32).unsqueeze(1)
-    elements = torch.arange(size, dtype=torch.int32, device=keys.device) * _signed(_ELEMENT, 32)
-    bits = elements + added
-    bits.bitwise_xor_(_shift_right(bits, 16, 32)).mul_(_signed(_ROUND_1, 32))
-    bits.bitwise_xor_(_shift_right(bits, 15, 32)).bitwise_xor_(mixed_in)
-    bits.mul_(_signed(_ROUND_2, 32))
-    return _shift_right(bits.bitwise_xor_(_shift_right(bits, 16, 32)), 32 - _BITS, 32)
+    mixed_in = (keys >> 32).to(torch.int32).unsqueeze(1)
+    elements = torch.arange(size, dtype=torch.int32, device=keys.device)
+    bits = elements.mul_(_signed(_ELEMENT, 32)) + added
+    room = torch.empty_like(bits)
+
+    def shifted(amount: int) -> Tensor:
+        mask = (1 << (32 - amount)) - 1
+        return torch.bitwise_right_shift(bits, amount, out=room).bitwise_and_(mask)
+
+    bits.bitwise_xor_(shifted(16)).mul_(_signed(_ROUND_1, 32))
+    bits.bitwise_xor_(shifted(15)).bitwise_xor_(mixed_in).mul_(_signed(_ROUND_2, 32))
+    bits.bitwise_xor_(shifted(16))
+    return shifted(32 - _BITS)
 
 
 def _mix64(values: Tensor) -> Tensor:
-    values = (values ^ _shift_right(values, 30, 64)) * _signed(_MIX_1, 64)
-    values = (values ^ _shift_right(values, 27, 64)) * _signed(_MIX_2, 64)
-    return values ^ _shift_right(values, 31, 64)
+    values = (values ^ _shift_right(values, 30)) * _signed(_MIX_1, 64)
+    values = (values ^ _shift_right(values, 27)) * _signed(_MIX_2, 64)
+    return values ^ _shift_right(values, 31)
 
 
-def _shift_right(values: Tensor, amount: int, width: int) -> Tensor:
+def _shift_right(values: Tensor, amount: int) -> Tensor:
     """Shift right and fill with zeros; torch's own shift of signed integers fills with the sign."""
-    return (values >> amount).bitwise_and_((1 << (width - amount)) - 1)
+    return (values >> amount).bitwise_and_((1 << (64 - amount)) - 1)
 
 
 def _signed(value: int, width: int) -> int:

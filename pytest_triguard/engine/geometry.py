@@ -23,7 +23,8 @@ def per_row(values: Tensor, like: Tensor) -> Tensor:
 
 def l2_norm(values: Tensor) -> Tensor:
     """Return the Euclidean norm of each sample, `(N, 1, 1, 1)`."""
-    return values.flatten(1).norm(dim=1).view(-1, *[1] * (values.ndim - 1))
+    norm: Tensor = torch.linalg.vector_norm(values, dim=tuple(range(1, values.ndim)), keepdim=True)
+    return norm
 
 
 def project(
@@ -34,21 +35,25 @@ def project(
     For L2 the offset is scaled back to the sphere and then clipped; as `clean` is inside the
     range, clipping only shortens the offset, so the result is in both sets.
     """
+    # In place: the temporaries would cost more than the arithmetic.
     offset = points - clean
     radius = per_row(eps, clean)
     if norm == "linf":
-        offset = torch.minimum(torch.maximum(offset, -radius), radius)
+        offset.clamp_max_(radius).clamp_min_(-radius)
     else:
         length = l2_norm(offset)
-        offset = offset * (radius / length.clamp_min(torch.finfo(offset.dtype).tiny)).clamp_max(1)
-    return torch.minimum(torch.maximum(clean + offset, bounds[0]), bounds[1])
+        offset *= (radius / length.clamp_min(torch.finfo(offset.dtype).tiny)).clamp_max(1)
+    return offset.add_(clean).clamp_min_(bounds[0]).clamp_max_(bounds[1])
 
 
 def ascent(gradient: Tensor, norm: Norm) -> Tensor:
     """Return the unit direction of steepest ascent; zero where the gradient is zero."""
     if norm == "linf":
         return gradient.sign()
-    return gradient / l2_norm(gradient).clamp_min(torch.finfo(gradient.dtype).tiny)
+    # The squares of a tiny gradient would vanish.
+    tiny = torch.finfo(gradient.dtype).tiny
+    gradient = gradient / gradient.abs().amax((1, 2, 3), keepdim=True).clamp_min(tiny)
+    return gradient / l2_norm(gradient).clamp_min(tiny)
 
 
 def random_offset(keys: Tensor, like: Tensor, eps: Tensor, norm: Norm) -> Tensor:

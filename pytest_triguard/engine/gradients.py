@@ -37,7 +37,8 @@ def input_gradient(
         objective does not depend on the input has the zero gradient.
     """
     with torch.inference_mode(False), torch.enable_grad():
-        points = points.detach().requires_grad_()
+        points = points.clone() if points.is_inference() else points.detach()
+        points.requires_grad_()
         logits = model.logits(points if through is None else through(points))
         total = objective(logits, classes).sum()
         if not total.requires_grad:

@@ -22,6 +22,7 @@ from pytest_triguard.engine.geometry import per_row
 from pytest_triguard.engine.model import Model
 from pytest_triguard.engine.rows import Rows, joined
 from pytest_triguard.engine.samples import Batch, Feed, join
+from pytest_triguard.errors import ModelError
 
 LOOK_EVERY = 8
 """Steps between two looks at the outcome on an accelerator."""
@@ -30,6 +31,9 @@ Stop = Literal["success", "never"]
 STOPS: tuple[Stop, ...] = ("success", "never")
 PATH = ("points", "gradients", "directions")
 """What a recorded trajectory holds."""
+
+_BROKEN = 2
+"""Marks NaN in the read that tells who won."""
 
 
 class Search(Protocol):
@@ -83,6 +87,8 @@ class Outcome:
         ids: Sample ids.
         points: `(n, C, H, W)` where the search ended, on the model's device.
         clean: `(n, C, H, W)` where it began.
+        labels: `(n,)` int64 labels.
+        keys: `(n,)` int64 keys of the samples, for random draws.
         success: Whether the goal is reached at `points`, judged by the prediction there.
         passes: Gradient passes each sample needed, all starts together.
         steps: Steps taken since the last start.
@@ -93,6 +99,8 @@ class Outcome:
     ids: list[Hashable]
     points: Tensor
     clean: Tensor
+    labels: Tensor
+    keys: Tensor
     success: list[bool]
     passes: list[int]
     steps: list[int]
@@ -126,7 +134,7 @@ class _Run:
         self.active: Rows | None = None
         self.again: list[Rows] = []
         self.ended: list[Rows] = []
-        self.judged: Rows | None = None
+        self.judged: tuple[Rows, Tensor] | None = None
 
     def outcomes(self) -> Iterator[Outcome]:
         self.refill([])
@@ -173,18 +181,18 @@ class _Run:
         count, device = len(batch), self.model.device
         if batch.labels is None:
             raise TypeError("a search needs labelled samples")
-        rows = Rows(list(batch.positions), list(batch.ids), [0] * count, [0] * count)
+        zeros = [0] * count
+        rows = Rows(list(batch.positions), list(batch.ids), zeros[:], zeros[:], zeros)
         # Copies: rows are overwritten in place later, and these may be the user's own tensors.
         rows["clean"], rows["labels"] = batch.inputs.clone(), batch.labels.clone()
         rows["keys"] = batch.keys.clone()
         rows["eps"] = self.method.radius(rows.positions).to(device, batch.inputs.dtype)
         rows["restart"] = torch.zeros(count, dtype=torch.int64, device=device)
-        rows["spent"] = torch.zeros_like(rows["restart"])
         if batch.targets is not None:
             rows["targets"] = batch.targets.clone()
         if self.method.restarts > 1:
-            rows["best_points"] = batch.inputs.clone()
-            rows["best_loss"] = batch.inputs.new_full((count,), -torch.inf)
+            rows["best_points"] = rows["clean"].clone()
+            rows["best_loss"] = rows["clean"].new_full((count,), -torch.inf)
             rows["best_won"] = torch.zeros(count, dtype=torch.bool, device=device)
         return self.started(rows)
 
@@ -192,8 +200,8 @@ class _Run:
         """Put rows at the beginning of their current start."""
         rows.steps = [0] * len(rows)
         rows["step"] = torch.zeros_like(rows["restart"])
-        rows["done"] = torch.zeros_like(rows["restart"], dtype=torch.bool)
-        rows["won"] = rows["done"]
+        rows["live"] = torch.ones_like(rows["restart"], dtype=torch.bool)
+        rows["broken"] = torch.zeros_like(rows["live"])
         self.method.begin(self.model, rows)
         if self.method.record:
             clean = rows["clean"]
@@ -206,19 +214,27 @@ class _Run:
     # --- one step -------------------------------------------------------------------------------
 
     def step(self, rows: Rows) -> None:
-        """Take one step with every row that is neither done nor at its end."""
-        stepping = ~rows["done"] & (rows["step"] < self.method.steps)
+        """Take one step with every row that lives: that is neither done nor at its end."""
         gradient, logits = self.estimate(rows)
-        rows["spent"] = rows["spent"] + stepping
+        # The sign of NaN is 0, and a sample that stands still would pass for robust.
+        rows["broken"] = rows["broken"] | gradient.flatten(1).amax(1).isnan()
         if logits is not None:
-            rows["done"] = rows["done"] | self.method.won(logits, rows)
-            stepping = stepping & ~rows["done"]
+            rows["live"] = rows["live"] & ~self.won(logits, rows)
         points, direction = self.method.move(self.model, rows, gradient)
-        rows["points"] = torch.where(per_row(stepping, points), points, rows["points"])
+        rows["points"] = self.moved(rows["points"], points, rows["live"])
         if self.method.record:
             self.keep(rows, gradient, direction)
-        rows["step"] = rows["step"] + stepping
+        rows["step"] = rows["step"] + rows["live"]
         rows.steps = [taken + 1 for taken in rows.steps]
+        if self.look_every > 1:  # else those at their end leave at once
+            rows["live"] = rows["live"] & (rows["step"] < self.method.steps)
+
+    def moved(self, before: Tensor, after: Tensor, live: Tensor) -> Tensor:
+        """Return the points after a step that only the living rows take."""
+        # A host can be asked for nothing, and mostly all rows live.
+        if self.look_every == 1 and bool(live.all()):
+            return after
+        return torch.where(per_row(live, after), after, before)
 
     def estimate(self, rows: Rows) -> tuple[Tensor, Tensor | None]:
         """Return the gradients, and the logits at the points where success must be seen."""
@@ -248,64 +264,84 @@ class _Run:
     def look(self) -> Iterator[Outcome]:
         """Read the outcome of the last steps, let rows go, and judge those at their end."""
         judged, active = self.judged, self.active
-        parts = [
-            torch.stack([rows[flag].to(torch.int64), rows["spent"], rows["step"]])
-            for rows, flag in ((judged, "won"), (active, "done"))
-            if rows is not None
-        ]
-        seen = torch.cat(parts, dim=1).tolist() if parts else [[], [], []]
-        count = 0 if judged is None else len(judged)
+        read = [] if judged is None else [judged[1].to(torch.int64)]
+        read += [] if active is None else [active["step"]]
+        seen: list[int] = torch.cat(read).tolist() if read else []
         if judged is not None:
-            yield from self.settle(judged, [each[:count] for each in seen])
+            rows = judged[0]
+            self.refuse_broken(rows, seen[: len(rows)])
+            yield from self.settle(rows, [bool(won) for won in seen[: len(rows)]])
         if active is not None:
-            yield from self.leave(active, [each[count:] for each in seen])
+            yield from self.leave(active, seen[-len(active) :])
         elif self.again:
             self.refill([])
         waiting = sum(len(rows) for rows in self.ended)
         full = waiting >= self.model.chunk.rows
         self.judged = self.judge() if waiting and (full or self.active is None) else None
 
-    def leave(self, rows: Rows, seen: list[list[int]]) -> Iterator[Outcome]:
-        """Let the rows go that are done or at their end, and fill their places."""
-        done = [place for place, flag in enumerate(seen[0]) if flag]
-        ended = [
-            place
-            for place, taken in enumerate(rows.steps)
-            if taken >= self.method.steps and not seen[0][place]
-        ]
+    def leave(self, rows: Rows, steps: list[int]) -> Iterator[Outcome]:
+        """Let the rows go that are done or at their end, and fill their places.
+
+        A row is done where its own steps lag behind those it has been through: it stood still.
+        """
+        last = self.method.steps
+        ended = [place for place, taken in enumerate(steps) if taken == last]
+        done = [place for place, taken in enumerate(steps) if taken < min(rows.steps[place], last)]
         if done:
-            left = [[each[place] for place in done] for each in seen]
-            yield _outcome(rows.pick(done), "points", left)
+            left = rows.pick(done)
+            left.steps = [steps[place] for place in done]
+            # The pass that saw the success counts, though no step followed it.
+            left.spent = [
+                before + taken + 1 for before, taken in zip(left.spent, left.steps, strict=True)
+            ]
+            yield _outcome(left, "points", [True] * len(done))
         if ended:
-            self.ended.append(rows.pick(ended))
+            left = rows.pick(ended)
+            left.steps = [last] * len(ended)
+            left.spent = [before + last for before in left.spent]
+            self.ended.append(left)
         if done or ended or self.again:
             self.refill(sorted(done + ended))
 
     @torch.no_grad()
-    def judge(self) -> Rows:
+    def judge(self) -> tuple[Rows, Tensor]:
         """Predict at the last points of up to a chunk of rows; the answer is read later."""
         rows = joined(self.ended)
         size = self.model.chunk.rows
         self.ended = [rows.part(slice(size, None))] if len(rows) > size else []
         rows = rows.part(slice(0, size))
         logits = self.logits(rows["points"])
-        rows["won"] = self.method.won(logits, rows)
+        won = self.won(logits, rows)
         if self.method.restarts > 1:
-            _keep_best(rows, self.method.loss(logits, rows))
-        return rows
+            won = _keep_best(rows, won, self.method.loss(logits, rows))
+        return rows, won + _BROKEN * (rows["broken"] | logits.isnan().any(1))
 
-    def settle(self, rows: Rows, seen: list[list[int]]) -> Iterator[Outcome]:
+    def won(self, logits: Tensor, rows: Rows) -> Tensor:
+        """Return whether the goal is reached; never where the prediction is not a number."""
+        return self.method.won(logits, rows) & ~logits.isnan().any(1)
+
+    def refuse_broken(self, rows: Rows, seen: list[int]) -> None:
+        """Raise a ModelError if a search met a NaN."""
+        for place, flag in enumerate(seen):
+            if flag >= _BROKEN:
+                raise ModelError(
+                    f"the module {type(self.model.module).__name__} must give finite logits and "
+                    f"gradients inside the bounds, but the search from sample "
+                    f"{rows.ids[place]!r} led to NaN"
+                )
+
+    def settle(self, rows: Rows, won: list[bool]) -> Iterator[Outcome]:
         """Hand out judged rows, or start them again."""
         last = self.method.restarts - 1
         stops = self.method.stop == "success"
         over = [
             place
             for place in range(len(rows))
-            if rows.starts[place] == last or (stops and seen[0][place])
+            if rows.starts[place] == last or (stops and won[place])
         ]
         if over:
             source = "best_points" if self.method.restarts > 1 else "points"
-            yield _outcome(rows.pick(over), source, [[each[i] for i in over] for each in seen])
+            yield _outcome(rows.pick(over), source, [won[place] for place in over])
         if len(over) < len(rows):
             gone = set(over)
             rows = rows.pick([place for place in range(len(rows)) if place not in gone])
@@ -314,24 +350,26 @@ class _Run:
             self.again.append(self.started(rows))
 
 
-def _keep_best(rows: Rows, loss: Tensor) -> None:
-    """Keep the point that won, or else the one of highest loss, over all starts so far."""
-    won, best_won = rows["won"], rows["best_won"]
+def _keep_best(rows: Rows, won: Tensor, loss: Tensor) -> Tensor:
+    """Keep the point that won, or else the one of highest loss; return whether any start won."""
+    best_won, points = rows["best_won"], rows["points"]
     better = (won & ~best_won) | ((won == best_won) & (loss > rows["best_loss"]))
-    points = rows["points"]
     rows["best_points"] = torch.where(per_row(better, points), points, rows["best_points"])
     rows["best_loss"] = torch.where(better, loss, rows["best_loss"])
-    rows["best_won"] = rows["won"] = won | best_won
+    rows["best_won"] = won | best_won
+    return rows["best_won"]
 
 
-def _outcome(rows: Rows, points: str, seen: list[list[int]]) -> Outcome:
+def _outcome(rows: Rows, points: str, success: list[bool]) -> Outcome:
     return Outcome(
         rows.positions,
         rows.ids,
         rows[points],
         rows["clean"],
-        [bool(flag) for flag in seen[0]],
-        seen[1],
-        seen[2],
+        rows["labels"],
+        rows["keys"],
+        success,
+        rows.spent,
+        rows.steps,
         {name: rows[f"path_{name}"] for name in PATH if f"path_{name}" in rows},
     )

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from pytest_triguard.engine.chunking import ChunkSize
 from pytest_triguard.engine.passes import Passes
-from pytest_triguard.errors import ModelError
+from pytest_triguard.errors import InputError, ModelError
 from pytest_triguard.validation import describe
 
 if TYPE_CHECKING:
@@ -76,10 +76,20 @@ class Model:
         return self._constants[key]
 
     def normalized(self, inputs: Tensor) -> Tensor:
-        """Return what the network itself sees: `(inputs - mean) / std`, or the inputs."""
+        """Return what the network itself sees: `(inputs - mean) / std`, or the inputs.
+
+        Raises:
+            InputError: If the inputs have another number of channels than mean and std.
+        """
         if self._normalization is None:
             return inputs
         mean, std = self._per_channel("normalization", self._normalization, inputs.dtype)
+        channels = max(mean.shape[1], std.shape[1])
+        if channels not in (1, inputs.shape[1]):
+            raise InputError(
+                f"inputs must have the {channels} channels that mean and std name, but "
+                f"{describe(inputs)} came"
+            )
         return (inputs - mean) / std
 
     def logits(self, inputs: Tensor) -> Tensor:

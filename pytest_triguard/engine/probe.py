@@ -5,9 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from pytest_triguard.engine.chunking import out_of_memory
 from pytest_triguard.engine.devices import is_host
+from pytest_triguard.engine.equality import same_values
 from pytest_triguard.engine.model import Model
-from pytest_triguard.errors import ModelError
+from pytest_triguard.errors import ModelError, TriGuardError
 
 _ROWS = 4
 _TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-3}
@@ -26,14 +28,15 @@ def probe(model: Model, inputs: Tensor) -> None:
         inputs: `(n, C, H, W)` samples on the model's device.
 
     Raises:
-        ModelError: If two calls differ, if the logits of a sample change with its neighbours, if
-            the forward pass changes a buffer, or if the logits are not finite.
+        ModelError: If the module does not take the inputs, if two calls differ, if the logits of
+            a sample change with its neighbours, if the forward pass changes a buffer, or if the
+            logits are not finite.
     """
     counted = model.passes.copy()
     rows = inputs[:_ROWS]
     low, high = model.bounds(rows.dtype)
     buffers = {name: buffer.clone() for name, buffer in model.module.named_buffers()}
-    first = model.logits(rows)
+    first = _first(model, rows)
     second = model.logits(rows)
     company = model.logits(torch.cat([rows[:1], (low + high) - rows[:1]]))
     alone = _alone(model, rows[:1])
@@ -53,11 +56,28 @@ def probe(model: Model, inputs: Tensor) -> None:
             "neighbours; batch normalisation without running statistics is the usual reason"
         )
     for key, buffer in model.module.named_buffers():
-        if not torch.equal(buffer, buffers[key]):
+        if key not in buffers or not same_values(buffer, buffers[key]):
             raise ModelError(
                 f"the module {name} changes its buffer {key!r} in its forward pass, "
                 "although it is in evaluation mode"
             )
+
+
+def _first(model: Model, rows: Tensor) -> Tensor:
+    """Return the logits of the first call, in which inputs of a wrong shape show."""
+    try:
+        return model.logits(rows)
+    except TriGuardError:
+        raise
+    except Exception as error:
+        if out_of_memory(error):
+            raise
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ModelError(
+            f"the module {type(model.module).__name__} must take inputs of shape "
+            f"(N, {', '.join(map(str, rows.shape[1:]))}) and dtype {rows.dtype}, but it raised "
+            f"{type(error).__name__}: {reason}"
+        ) from error
 
 
 def _alone(model: Model, row: Tensor) -> Tensor | None:

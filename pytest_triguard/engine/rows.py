@@ -18,6 +18,7 @@ class Rows:
         ids: Sample ids.
         steps: Steps each row has been through since its start, known without asking the device.
         starts: Starts before the current one, likewise.
+        spent: Gradient passes of those starts, likewise.
         tensors: What travels with each row, by name.
     """
 
@@ -25,6 +26,7 @@ class Rows:
     ids: list[Hashable]
     steps: list[int]
     starts: list[int]
+    spent: list[int]
     tensors: dict[str, Tensor] = field(default_factory=dict)
 
     def __len__(self) -> int:
@@ -36,16 +38,23 @@ class Rows:
     def __setitem__(self, name: str, value: Tensor) -> None:
         self.tensors[name] = value
 
+    def get(self, name: str) -> Tensor | None:
+        """Return what travels under a name, or None."""
+        return self.tensors.get(name)
+
     def __contains__(self, name: str) -> bool:
         return name in self.tensors
 
     def part(self, part: slice) -> Rows:
-        """Return some rows, without a copy."""
+        """Return some rows, without a copy; the rows themselves if it is all of them."""
+        if part.indices(len(self)) == (0, len(self), 1):
+            return self
         return Rows(
             self.positions[part],
             self.ids[part],
             self.steps[part],
             self.starts[part],
+            self.spent[part],
             {name: value[part] for name, value in self.tensors.items()},
         )
 
@@ -57,6 +66,7 @@ class Rows:
             [self.ids[each] for each in places],
             [self.steps[each] for each in places],
             [self.starts[each] for each in places],
+            [self.spent[each] for each in places],
             {name: value.index_select(0, index) for name, value in self.tensors.items()},
         )
 
@@ -70,6 +80,7 @@ class Rows:
             self.ids[place] = rows.ids[source]
             self.steps[place] = rows.steps[source]
             self.starts[place] = rows.starts[source]
+            self.spent[place] = rows.spent[source]
 
     def _index(self, places: list[int]) -> Tensor:
         device = next(iter(self.tensors.values())).device
@@ -85,5 +96,6 @@ def joined(parts: list[Rows]) -> Rows:
         [each for part in parts for each in part.ids],
         [each for part in parts for each in part.steps],
         [each for part in parts for each in part.starts],
+        [each for part in parts for each in part.spent],
         {name: torch.cat([part[name] for part in parts]) for name in parts[0].tensors},
     )

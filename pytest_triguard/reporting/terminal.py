@@ -25,14 +25,13 @@ TITLE = "triguard threshold report"
 _ROOM = 60
 """Most rows shown without `-v`; beyond it passed checks are only counted."""
 
-_READABLE = 20
-"""Columns that a name needs on its row; with less room it stands on a line above."""
-
 _INDENT = "  "
 _LEFT = {"check", "metric", "threshold", "verdict"}
 _COLUMNS = ("check", "metric", "value", "interval", "threshold", "margin", "samples", "verdict")
 _NARROW = tuple(name for name in _COLUMNS if name != "samples")
 _STACKED = tuple(name for name in _NARROW if name != "check")
+_SHORT = {"threshold": "gate"}
+"""Headings that would be wider than what stands below them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,14 +39,16 @@ class Layout:
     """The columns of a table.
 
     Attributes:
+        titles: Heading by column.
         widths: Width by column, in order.
         gap: What stands between two columns.
         stacked: Whether the name of a check stands on a line of its own.
     """
 
+    titles: dict[str, str]
     widths: dict[str, int]
-    gap: str = "  "
-    stacked: bool = False
+    gap: str
+    stacked: bool
 
     @property
     def width(self) -> int:
@@ -74,24 +75,37 @@ def elide(text: str, width: int) -> str:
     return f"{text[: kept - tail]}...{text[len(text) - tail :]}"
 
 
-def layout(rows: Sequence[dict[str, str]], width: int) -> Layout:
-    """Return the columns that fit a width: the fullest layout that shortens no number.
+def layout(titles: dict[str, str], rows: Sequence[dict[str, str]], width: int) -> Layout:
+    """Return the fullest layout that fits a width and shortens no number.
 
-    With room the samples are shown too; without, the gaps shrink, then the names of checks down
-    to a readable length, and at last they move to lines of their own.
+    With less room the count of samples goes, then the gaps and a heading shrink, and at last the
+    names of checks stand on lines of their own; before that they are shortened to a readable part.
     """
-    natural = {name: max(len(row[name]) for row in rows) for name in _COLUMNS}
-    wide, narrow = ({name: natural[name] for name in names} for names in (_COLUMNS, _NARROW))
-    for choice in (Layout(wide), Layout(narrow), Layout(narrow, " ")):
-        if choice.width <= width:
+    for columns, gap, short, readable in (
+        (_COLUMNS, "  ", {}, 32),
+        (_NARROW, "  ", {}, 28),
+        (_NARROW, " ", {}, 24),
+        (_NARROW, " ", _SHORT, 24),
+    ):
+        choice = _natural(columns, titles | short, rows, gap)
+        name = choice.widths["check"]
+        room = name - max(choice.width - width, 0)
+        if room >= min(name, readable):
+            choice.widths["check"] = room
             return choice
-    room = natural["check"] - (choice.width - width)
-    if room >= min(_READABLE, natural["check"]):
-        return Layout(narrow | {"check": room}, " ")
-    stacked = {name: natural[name] for name in _STACKED}
-    stacked["metric"] += len(2 * _INDENT)
-    loose = Layout(stacked, stacked=True)
-    return loose if loose.width <= width else Layout(stacked, " ", stacked=True)
+    loose, tight = (_natural(_STACKED, titles, rows, gap) for gap in ("  ", " "))
+    return loose if loose.width <= width else tight
+
+
+def _natural(
+    columns: tuple[str, ...], titles: dict[str, str], rows: Sequence[dict[str, str]], gap: str
+) -> Layout:
+    """Return a layout that shortens nothing."""
+    widths = {name: max(len(row[name]) for row in (titles, *rows)) for name in columns}
+    stacked = "check" not in widths
+    if stacked:
+        widths["metric"] += len(2 * _INDENT)
+    return Layout(titles, widths, gap, stacked)
 
 
 def cells(record: Record) -> dict[str, str]:
@@ -142,6 +156,8 @@ def summary(records: Sequence[Record]) -> str:
 
 def remarks(record: Record, verbosity: int) -> Iterator[str]:
     """Yield what is worth saying below a row."""
+    if record.verdict is Verdict.INCONCLUSIVE and record.reason:
+        yield _clean(record.reason)
     if verbosity >= 1:
         if record.undefined:
             noun = "sample" if record.undefined == 1 else "samples"
@@ -150,14 +166,24 @@ def remarks(record: Record, verbosity: int) -> Iterator[str]:
             yield f"worst of {record.evaluations} evaluations"
     if verbosity >= 2:
         if record.worst:
-            yield f"worst samples: {', '.join(_worst(each) for each in record.worst)}"
+            yield _worst(record.worst)
         for path in record.artifacts:
             yield f"saved: {_clean(path)}"
 
 
-def _worst(sample: dict[str, object]) -> str:
-    identity, value = sample.get("id"), sample.get("value")
-    return f"{identity} ({numbers.number(value)})" if isinstance(value, float) else f"{identity}"
+def _worst(samples: Sequence[dict[str, object]]) -> str:
+    """Return the ids of the worst samples, each with the first number known about it."""
+    measured = [
+        next(((key, each) for key, each in sample.items() if isinstance(each, float)), None)
+        for sample in samples
+    ]
+    named = ", ".join(
+        f"{sample.get('id')}" if pair is None else f"{sample.get('id')} ({numbers.number(pair[1])})"
+        for sample, pair in zip(samples, measured, strict=True)
+    )
+    keys = {pair[0] for pair in measured if pair is not None}
+    by = f" by {keys.pop()}" if len(keys) == 1 else ""
+    return _clean(f"worst samples{by}: {named}")
 
 
 def write(reporter: pytest.TerminalReporter, records: Sequence[Record], verbosity: int) -> None:
@@ -187,10 +213,9 @@ def _write_table(
     reporter: pytest.TerminalReporter, records: Sequence[Record], verbosity: int
 ) -> None:
     rows = [cells(record) for record in records]
-    titles = heading(records)
     width = int(reporter._tw.fullwidth)
-    table = layout([titles, *rows], width)
-    for line in table.lines(titles):
+    table = layout(heading(records), rows, width)
+    for line in table.lines(table.titles):
         reporter.write_line(line, bold=True)
     for file, group in groupby(zip(records, rows, strict=True), lambda pair: _file(pair[0])):
         reporter.write_line(elide(file, width))

@@ -6,6 +6,8 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
+from pytest_triguard.errors import TriGuardFailure
+
 if TYPE_CHECKING:
     import pytest
 
@@ -13,6 +15,7 @@ if TYPE_CHECKING:
 
 _ATTRIBUTE = "triguard_records"
 _PREFIX = "triguard."
+_EXCEPTION = f"{TriGuardFailure.__module__}.{TriGuardFailure.__qualname__}: "
 
 
 def attach(report: pytest.TestReport, records: Iterable[Record]) -> None:
@@ -62,6 +65,13 @@ def properties(record: Record) -> Mapping[str, str]:
     return {key: str(value) for key, value in facts.items() if value is not None}
 
 
+def shorten(report: pytest.TestReport) -> None:
+    """Let the short summary begin with the verdict rather than with the name of the exception."""
+    crash = getattr(report.longrepr, "reprcrash", None)
+    if crash is not None:
+        crash.message = crash.message.removeprefix(_EXCEPTION)
+
+
 class Store:
     """The records of a run, by test, in the order in which the tests stand."""
 
@@ -71,10 +81,10 @@ class Store:
 
     def add(self, report: pytest.TestReport) -> None:
         """Keep the records of a report; a new attempt at a test replaces the one before."""
-        nodeid = report.nodeid
-        if report.when == "setup":
-            self._tests.pop(nodeid, None)
+        if report.when == "setup" and self._tests:
+            self._tests.pop(report.nodeid, None)
         for record in attached(report):
+            nodeid = report.nodeid
             place = getattr(report, "item_index", len(self._order))
             self._order.setdefault(nodeid, place)
             self._tests.setdefault(nodeid, {})[record.name] = record

@@ -1,0 +1,1 @@
+"""What each assertion measures, one file per question asked of a classifier."""

@@ -1,0 +1,176 @@
+"""What a backdoor trigger does: whether it fires, and whether explanations find it."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterator, Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from pytest_triguard import metrics
+from pytest_triguard.attributions import Attribution
+from pytest_triguard.backdoors import Trigger
+from pytest_triguard.backdoors.base import PerChannel
+from pytest_triguard.checks.attacked import others, success_counts
+from pytest_triguard.checks.clean import (
+    clean_logits,
+    finite_maps,
+    labelled,
+    predictions,
+    require_finite,
+    sift,
+)
+from pytest_triguard.checks.columns import Array, Columns
+from pytest_triguard.checks.finding import WORST, Finding, rows, worst_places
+from pytest_triguard.engine.samples import Batch
+from pytest_triguard.errors import InputError
+from pytest_triguard.running import Run
+
+
+def measure_trigger_recall(
+    run: Run, trigger: Trigger, attribution: Attribution, target: int
+) -> Finding:
+    """Measure how much of the trigger an explanation of the forced class finds.
+
+    Counted are samples whose clean prediction is not the target; those on which the trigger does
+    not fire are undefined. Only the others are explained.
+    """
+    _check_bounds(trigger, run)
+    run.tune(attribution.passes_per_sample)
+    metric, columns = metrics.get("trigger_recall"), Columns("fires", "value", "chance", "finite")
+    for batch, maps in attribution.stream(run.model, _fired(run, trigger, target, columns)):
+        mask = trigger.mask(batch.inputs)
+        columns.add(
+            batch.positions,
+            batch.ids,
+            fires=1,
+            value=metric(maps, mask),
+            chance=mask.flatten(1).to(maps.dtype).mean(1),
+            finite=finite_maps(maps),
+        )
+    ids, found = columns.arrays()
+    require_finite(ids, found["finite"], "maps")
+    return _recall_finding(ids, found, attribution, trigger, target)
+
+
+def _fired(run: Run, trigger: Trigger, target: int, columns: Columns) -> Iterator[Batch]:
+    """Pass on samples with the trigger on which it fires, and book the others."""
+    poisoned = _poisoned(run, trigger, target, columns)
+    for batch, dud in sift(run.model, poisoned, lambda _, logits: logits.argmax(1) == target):
+        columns.add(dud.positions, dud.ids, fires=0)
+        yield batch
+
+
+def _poisoned(run: Run, trigger: Trigger, target: int, columns: Columns) -> Iterator[Batch]:
+    """Pass on samples with the trigger whose prediction without it is not the target."""
+    clean = sift(run.model, run.samples, lambda _, logits: logits.argmax(1) != target)
+    for batch, out in clean:
+        columns.add(out.positions, out.ids)
+        yield replace(
+            batch,
+            inputs=trigger(batch.inputs),
+            targets=torch.full_like(batch.keys, target),
+        )
+
+
+def _recall_finding(
+    ids: list[Hashable],
+    found: dict[str, Array],
+    attribution: Attribution,
+    trigger: Trigger,
+    target: int,
+) -> Finding:
+    fires, values = found["fires"], found["value"]
+    defined = ~np.isnan(values)
+    dud, zero = fires == 0, (fires == 1) & ~defined
+    chance = float(found["chance"][defined].mean()) if defined.any() else None
+    counts = {
+        "defined": int(defined.sum()),
+        "not counted (clean prediction is the target)": int(np.isnan(fires).sum()),
+        "undefined (the trigger does not fire)": int(dud.sum()),
+        "undefined (zero map)": int(zero.sum()),
+    }
+    level = "" if chance is None else f"; chance level {chance:.3g}"
+    return Finding(
+        metric="trigger recall",
+        ids=ids,
+        values=values,
+        counts={name: count for name, count in counts.items() if count or name == "defined"},
+        undefined=int(dud.sum() + zero.sum()),
+        subject=f"share of the {trigger.name} trigger's pixels among as many top pixels of the map "
+        f"of class {target}{level}",
+        method=attribution.describe(),
+        parameters=attribution.parameters()
+        | {"trigger": trigger.parameters(), "target": target, "chance": chance},
+        worst=rows(ids, worst_places(values, largest=False), value=values),
+    )
+
+
+def measure_trigger_success(run: Run, trigger: Trigger, target: int) -> Finding:
+    """Measure how often a trigger turns samples of other classes into the target."""
+    _check_bounds(trigger, run)
+    run.tune(2)
+    metric = metrics.get("attack_success")
+    columns = Columns("value", "label", "before", "finite")
+    counted = others(run.samples, target, columns)
+    for batch, logits in clean_logits(run.model, counted):
+        before, labels = logits.argmax(1), labelled(batch)
+        after, finite = predictions(run.model, trigger(batch.inputs))
+        columns.add(
+            batch.positions,
+            batch.ids,
+            value=metric(before, after, labels, target),
+            label=labels,
+            before=before,
+            finite=finite & torch.isfinite(logits).all(1),
+        )
+    ids, found = columns.arrays()
+    require_finite(ids, found["finite"], "logits")
+    values = found["value"]
+    already = int((found["before"] == target).sum())
+    classes = {name: np.nan_to_num(found[name]).astype(np.int64) for name in ("label", "before")}
+    return Finding(
+        metric="attack success",
+        ids=ids,
+        values=values,
+        counts=success_counts(values, "label is the target")
+        | {f"predicted as class {target} without the trigger": already},
+        undefined=0,
+        subject=f"the {trigger.name} trigger turns a sample of another class into class {target}",
+        method="one forward pass per sample, one with the trigger",
+        parameters={"trigger": trigger.parameters(), "target": target},
+        worst=rows(
+            ids,
+            np.flatnonzero(values == 1)[:WORST].tolist(),
+            label=classes["label"],
+            predicted=np.full(len(ids), target),
+            **{"without the trigger": classes["before"]},
+        ),
+    )
+
+
+def _check_bounds(trigger: Trigger, run: Run) -> None:
+    """Refuse a trigger that clips images to another range than the classifier's.
+
+    Raises:
+        InputError: If its bounds are not the classifier's.
+    """
+    channels = run.like.shape[1]
+    pairs = zip(trigger.bounds, run.samples.bounds, strict=True)
+    if any(_widened(own, channels) != _widened(asked, channels) for own, asked in pairs):
+        own, asked = (_shown(bounds) for bounds in (trigger.bounds, run.samples.bounds))
+        raise InputError(
+            f"trigger must have the bounds of the classifier, {asked}, but {own} came; "
+            f"backdoors.get({trigger.name!r}, bounds=...) sets them"
+        )
+
+
+def _widened(end: PerChannel, channels: int) -> list[float]:
+    several = list(end) if isinstance(end, Sequence) else [end]
+    return several * channels if len(several) == 1 else several
+
+
+def _shown(bounds: tuple[PerChannel, PerChannel]) -> str:
+    low, high = (_widened(end, 1) for end in bounds)
+    return f"[{min(low):g}, {max(high):g}]" if len(low) == 1 == len(high) else f"[{low}, {high}]"

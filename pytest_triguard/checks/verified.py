@@ -1,0 +1,132 @@
+"""What can be proven of each sample."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from pytest_triguard.checks.columns import Columns
+from pytest_triguard.checks.finding import (
+    Counterexample,
+    Finding,
+    Worst,
+    describe_ball,
+    plain_id,
+)
+from pytest_triguard.running import Run
+from pytest_triguard.validation import describe
+from pytest_triguard.verification import SampleVerdict, Stage, Tally, verify_stream
+from pytest_triguard.verification.cascade import ATTACK_STEPS
+
+_VALUES = {"proven": 1.0, "falsified": 0.0, "unknown": np.nan, "unsupported": np.nan}
+_BADNESS = {"falsified": 3.0, "unsupported": 2.0, "unknown": 1.0}
+
+
+def measure_verified(
+    run: Run, *, eps: float | Tensor, norm: str, method: str, budget: float | None, seed: int
+) -> Finding:
+    """Measure which samples are proven to keep their label in a ball around them."""
+    run.require_one_each("eps", eps)
+    run.tune(ATTACK_STEPS)
+    columns, worst, tally = Columns(), Worst(), Tally()
+    statuses: Counter[str] = Counter()
+    reasons: Counter[str] = Counter()
+    for decision in verify_stream(
+        run.model, run.samples, eps=eps, norm=norm, method=method, budget=budget, seed=seed
+    ):
+        tally.add(decision)
+        columns.add(
+            [each.position for each in decision.verdicts],
+            [each.id for each in decision.verdicts],
+            value=[_VALUES[each.status] for each in decision.verdicts],
+        )
+        for each in decision.verdicts:
+            by = f" by {each.stage}" if each.status == "falsified" else ""
+            statuses["misclassified" if each.stage == "clean" else f"{each.status}{by}"] += 1
+            reasons.update([f"{each.status}: {each.reason}"] if each.reason else [])
+            if each.status in _BADNESS:
+                worst.offer(_score(each), each.position, partial(replace, each))
+    ids, found = columns.arrays()
+    things: list[SampleVerdict] = worst.things()
+    unknown = int(np.isnan(found["value"]).sum())
+    counts = {"proven": statuses.pop("proven", 0)} | dict(sorted(statuses.items()))
+    return Finding(
+        metric="verified rate",
+        ids=ids,
+        values=found["value"],
+        counts=counts,
+        undefined=0,
+        unknown=unknown,
+        subject="no class but the label in the " + describe_ball(eps, norm, run.samples.bounds),
+        method=_budgeted(method, budget, seed, tally.stages, reasons),
+        parameters={
+            "method": method,
+            "eps": describe(eps) if isinstance(eps, Tensor) else float(eps),
+            "norm": norm,
+            "budget": budget,
+            "arithmetic": "real",
+            "seed": seed,
+        },
+        worst=[_row(each) for each in things],
+        counterexamples=lambda: [
+            _counterexample(each, eps, norm) for each in things if each.counterexample is not None
+        ],
+    )
+
+
+def _score(verdict: SampleVerdict) -> float:
+    """Order samples: fallen to an attack, unsupported, unknown with the least margin, wrong."""
+    if verdict.stage == "clean":
+        return 0.0
+    depth = 0.5 if verdict.margin == -np.inf else 0.5 * float(np.tanh(max(0.0, -verdict.margin)))
+    return _BADNESS[verdict.status] + depth
+
+
+def _row(verdict: SampleVerdict) -> dict[str, Any]:
+    row: dict[str, Any] = {"id": plain_id(verdict.id), "label": verdict.label}
+    if verdict.stage == "clean":
+        return row | {"status": "misclassified"}
+    row["status"] = verdict.status + (f" by {verdict.stage}" if verdict.stage else "")
+    if np.isfinite(verdict.margin):
+        row["margin at least"] = float(verdict.margin)
+    return row
+
+
+def _counterexample(verdict: SampleVerdict, eps: float | Tensor, norm: str) -> Counterexample:
+    if verdict.clean is None or verdict.counterexample is None or verdict.label is None:
+        raise TypeError("a falsified sample has a counterexample and a label")
+    radius = float(eps[verdict.position]) if isinstance(eps, Tensor) else float(eps)
+    return Counterexample(
+        sample=verdict.id,
+        clean=verdict.clean,
+        broken=verdict.counterexample,
+        label=verdict.label,
+        eps=radius,
+        norm=norm,
+    )
+
+
+def _budgeted(
+    method: str,
+    budget: float | None,
+    seed: int,
+    stages: tuple[Stage, ...],
+    reasons: Counter[str],
+) -> str:
+    """Return the stages in words: what each looked at and decided, and why samples stay open."""
+    steps = []
+    for stage in stages:
+        decided = [
+            f"{count} {what}"
+            for count, what in ((stage.proven, "proven"), (stage.falsified, "falsified"))
+            if count
+        ]
+        steps.append(f"{stage.name} {stage.samples} -> {', '.join(decided) or 'none'}")
+    limit = "no time limit" if budget is None else f"{budget:g} s per sample"
+    why = "".join(f"; {count} {reason}" for reason, count in reasons.most_common(2))
+    return f"{method}: {', '.join(steps)}; real arithmetic, {limit}, seed {seed}{why}"

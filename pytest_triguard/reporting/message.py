@@ -1,0 +1,98 @@
+"""The text of a failed check: the verdict first, then what it takes to act on it."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterator
+from typing import Any
+
+from pytest_triguard.record import Record, Verdict
+from pytest_triguard.reporting import numbers
+
+WIDTH = 96
+"""Columns of a line; pytest puts `E   ` before it."""
+
+FIRST = 63
+"""Columns of the first line; pytest puts the name of the exception before it."""
+
+_LABEL = 12
+_ROOM = WIDTH - _LABEL
+_LONGEST_ID = 32
+
+
+def failure_message(record: Record) -> str:
+    """Return the message of a check that did not pass: under 20 lines, plain text.
+
+    Everything is wrapped but paths and the command, which are there to be copied.
+
+    Args:
+        record: What the check did and found.
+    """
+    lines = textwrap.wrap(
+        _plain(verdict_line(record)), FIRST, subsequent_indent="  ", break_on_hyphens=False
+    )
+    lines += _entry("check", record.name if record.name != record.assertion else "", most=1)
+    lines += _entry("judged", _judged(record))
+    lines += _entry("counts", ", ".join(f"{count} {name}" for name, count in record.counts.items()))
+    lines += _entry("property", record.subject)
+    lines += _entry("method", record.method)
+    lines += _labelled("worst", [_sample(sample) for sample in record.worst])
+    lines += _labelled("saved", [f"{path} (read back and confirmed)" for path in record.artifacts])
+    lines += _labelled("reproduce", [record.reproduce])
+    return "\n".join(lines)
+
+
+def verdict_line(record: Record) -> str:
+    """Return the verdict in one sentence: metric, value, number of samples, threshold."""
+    threshold = f"{record.relation} {record.threshold:.6g}"
+    if record.value is None:
+        return f"inconclusive: no {record.metric} to hold against {threshold}"
+    samples = numbers.samples(record)
+    counted = samples if "/" in samples else f"n = {samples}"
+    found = f"{record.metric} {numbers.value(record)} ({counted})"
+    if record.verdict is Verdict.INCONCLUSIVE:
+        return f"inconclusive: {found} against {threshold}"
+    return f"{found} {'is' if record.verdict is Verdict.PASSED else 'is not'} {threshold}"
+
+
+def _judged(record: Record) -> str:
+    """Return what was judged, why so, the interval, and how many samples would decide."""
+    about = "on these samples" if record.claim == "sample" else "on the population behind them"
+    parts = [f"{about}: {record.reason}"]
+    if record.interval is not None and record.confidence is not None:
+        parts.append(f"{100 * record.confidence:g} % interval {numbers.interval(record)}")
+    if record.samples_needed is not None:
+        parts.append(f"about {record.samples_needed} samples would decide")
+    return "; ".join(parts)
+
+
+def _sample(sample: dict[str, Any]) -> str:
+    """Return a sample and what is known about it; a long id is shortened in the middle."""
+    name = _plain(str(sample["id"]))
+    if len(name) > _LONGEST_ID:
+        half = (_LONGEST_ID - 3) // 2
+        name = f"{name[:half]}...{name[-half:]}"
+    known = ", ".join(
+        f"{key} {numbers.number(value) if isinstance(value, float) else value}"
+        + (f" ({sample[named]})" if (named := f"{key} name") in sample else "")
+        for key, value in sample.items()
+        if key != "id" and not key.endswith(" name")
+    )
+    return textwrap.shorten(_plain(f"sample {name}: {known}"), _ROOM, placeholder=" ...")
+
+
+def _entry(label: str, text: str, *, most: int = 2) -> Iterator[str]:
+    """Yield a labelled entry of at most so many lines, nothing where there is nothing to say."""
+    if text:
+        wrapped = textwrap.wrap(_plain(text), _ROOM, max_lines=most, placeholder=" ...")
+        yield from _labelled(label, wrapped)
+
+
+def _labelled(label: str, lines: list[str]) -> Iterator[str]:
+    for place, line in enumerate(lines):
+        yield f"{'' if place else '  ' + label:<{_LABEL}}{_plain(line)}"
+
+
+def _plain(text: str) -> str:
+    """Return a text on one line that cannot steer a terminal."""
+    return "".join(char if char.isprintable() else " " for char in text)

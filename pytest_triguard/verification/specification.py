@@ -1,0 +1,260 @@
+"""What is to be proven of the logits: that some rows, applied to them, stay above zero."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from pytest_triguard.engine.samples import Batch
+from pytest_triguard.errors import InputError, InputTypeError
+from pytest_triguard.validation import describe, whole
+
+
+class Rows(Protocol):
+    """The rows of a block of samples: a matrix `(S, K)` for each, never built as a whole."""
+
+    @property
+    def count(self) -> int:
+        """Number of rows, S."""
+
+    @property
+    def size(self) -> float:
+        """Largest sum of magnitudes in a row."""
+
+    def times(self, values: Tensor) -> Tensor:
+        """Return the rows times values `(n, K)`, as `(n, S)`."""
+
+    def magnitudes_times(self, values: Tensor) -> Tensor:
+        """Return the magnitudes of the rows times values `(n, K)`, as `(n, S)`."""
+
+    def lowest(self, lower: Tensor, upper: Tensor) -> Tensor:
+        """Return what the rows are at least for logits between bounds `(n, K)`, as `(n, S)`."""
+
+    def merged(self, weight: Tensor, part: slice) -> Tensor:
+        """Return some rows times weights `(K, D)`, as `(n or 1, rows, D)`."""
+
+    def least(self, values: Tensor) -> Tensor:
+        """Return the smallest of values `(n, S)` over the rows that count, `(n,)`."""
+
+    def violated(self, logits: Tensor) -> Tensor:
+        """Return whether the module's own logits `(n, K)` break the property, `(n,)` bool."""
+
+
+@dataclass(frozen=True)
+class Differences:
+    """`f_y - f_j` for the label y and every other class j, or for one target each.
+
+    Attributes:
+        labels: `(n,)` int64.
+        targets: `(n,)` int64, or None for every other class.
+        classes: Number of logits.
+    """
+
+    labels: Tensor
+    targets: Tensor | None
+    classes: int
+
+    @property
+    def count(self) -> int:
+        """Number of rows, that of the label itself included."""
+        return self.classes if self.targets is None else 1
+
+    @property
+    def size(self) -> float:
+        """Two ones in a row."""
+        return 2.0
+
+    def times(self, values: Tensor) -> Tensor:
+        """Return the rows times values `(n, K)`, as `(n, S)`."""
+        return self._labelled(values) - self._others(values)
+
+    def magnitudes_times(self, values: Tensor) -> Tensor:
+        """Return the magnitudes of the rows times values `(n, K)`, as `(n, S)`."""
+        return self._labelled(values) + self._others(values)
+
+    def lowest(self, lower: Tensor, upper: Tensor) -> Tensor:
+        """Return what the rows are at least for logits between bounds `(n, K)`, as `(n, S)`."""
+        return self._labelled(lower) - self._others(upper)
+
+    def merged(self, weight: Tensor, part: slice) -> Tensor:
+        """Return some rows times weights `(K, D)`, as `(n, rows, D)`."""
+        own = weight.index_select(0, self.labels).unsqueeze(1)
+        if self.targets is not None:
+            return own - weight.index_select(0, self.targets).unsqueeze(1)
+        return own - weight[part].unsqueeze(0)
+
+    def least(self, values: Tensor) -> Tensor:
+        """Return the smallest of values `(n, S)` over the rows that count, `(n,)`."""
+        if self.targets is None:
+            values = values.scatter(1, self.labels.unsqueeze(1), torch.inf)
+        return values.amin(1)
+
+    def violated(self, logits: Tensor) -> Tensor:
+        """Return whether another class is predicted, or the target is not below the label."""
+        if self.targets is None:
+            return logits.argmax(1) != self.labels
+        return (self.times(logits) <= 0).any(1)
+
+    def _labelled(self, values: Tensor) -> Tensor:
+        return values.gather(1, self.labels.unsqueeze(1))
+
+    def _others(self, values: Tensor) -> Tensor:
+        return values if self.targets is None else values.gather(1, self.targets.unsqueeze(1))
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """The same rows on the logits for every sample, each to stay above zero.
+
+    Attributes:
+        rows: `(S, K)` in the dtype of the bounds.
+        size: Largest sum of magnitudes in a row.
+    """
+
+    rows: Tensor
+    size: float
+
+    @property
+    def count(self) -> int:
+        """Number of rows."""
+        return len(self.rows)
+
+    def times(self, values: Tensor) -> Tensor:
+        """Return the rows times values `(n, K)`, as `(n, S)`."""
+        return values @ self.rows.T
+
+    def magnitudes_times(self, values: Tensor) -> Tensor:
+        """Return the magnitudes of the rows times values `(n, K)`, as `(n, S)`."""
+        return values @ self.rows.abs().T
+
+    def lowest(self, lower: Tensor, upper: Tensor) -> Tensor:
+        """Return what the rows are at least for logits between bounds `(n, K)`, as `(n, S)`."""
+        return lower @ self.rows.clamp_min(0).T + upper @ self.rows.clamp_max(0).T
+
+    def merged(self, weight: Tensor, part: slice) -> Tensor:
+        """Return some rows times weights `(K, D)`, as `(1, rows, D)`."""
+        return (self.rows[part] @ weight).unsqueeze(0)
+
+    def least(self, values: Tensor) -> Tensor:
+        """Return the smallest of values `(n, S)`, `(n,)`."""
+        return values.amin(1)
+
+    def violated(self, logits: Tensor) -> Tensor:
+        """Return whether a row is not above zero."""
+        return (self.times(logits.to(self.rows.dtype)) <= 0).any(1)
+
+
+@dataclass(frozen=True)
+class Specification:
+    """What the user asked to be proven, before it is known of which samples.
+
+    Attributes:
+        targets: One class for all samples, one each `(N,)`, or None.
+        rows: `(S, K)` rows on the logits, or None.
+    """
+
+    targets: int | Tensor | None = None
+    rows: Tensor | None = None
+
+    @property
+    def needs_labels(self) -> bool:
+        """Whether samples without labels are an error."""
+        return self.rows is None
+
+    def of(self, block: Batch, classes: int, dtype: torch.dtype) -> Rows:
+        """Return the rows of a block of samples on the model's device.
+
+        Args:
+            block: The samples.
+            classes: Number of logits.
+            dtype: Dtype of the bounds.
+
+        Raises:
+            InputError: If the specification does not go with samples or classifier.
+        """
+        if self.rows is not None:
+            if self.rows.shape[1] != classes:
+                raise InputError(
+                    f"specification must have {classes} columns, one per class, but "
+                    f"{describe(self.rows)} came"
+                )
+            rows = self.rows.detach().to(dtype).to(block.inputs.device)
+            return Matrix(rows, float(self.rows.abs().sum(1).max()))
+        if block.labels is None:
+            raise InputError("labels are missing: give them beside the inputs, or in the loader")
+        return Differences(block.labels, block.targets, classes)
+
+    def targeted(self, batch: Batch) -> Tensor | None:
+        """Return the target of each sample in a batch, `(n,)`, where the batch is; or None.
+
+        Raises:
+            InputError: If there is not one target per sample, or a target is the label.
+        """
+        if self.targets is None:
+            return None
+        if isinstance(self.targets, Tensor):
+            if max(batch.positions) >= len(self.targets):
+                raise InputError(
+                    f"specification must name one target per sample, but {len(self.targets)} came "
+                    f"for at least {max(batch.positions) + 1} samples"
+                )
+            places = torch.tensor(batch.positions).to(self.targets.device)
+            targets = self.targets.index_select(0, places).to(torch.int64).to(batch.inputs.device)
+        else:
+            targets = torch.full_like(batch.keys, self.targets).to(batch.inputs.device)
+        if batch.labels is not None and bool((targets == batch.labels).any()):
+            first = int((targets == batch.labels).nonzero()[0, 0])
+            raise InputError(
+                f"specification must name a target other than the label, but for sample "
+                f"{batch.ids[first]} it names the label {int(batch.labels[first])}"
+            )
+        return targets
+
+
+def parse(specification: Any) -> Specification:
+    """Return the specification behind an argument.
+
+    Args:
+        specification: None for every difference of the label's logit to another; a class, or
+            `(N,)` integers, for the difference to that target's; `(S, K)` numbers for rows on the
+            logits, each to stay above zero.
+
+    Raises:
+        InputTypeError: If it is none of these.
+        InputError: If a value is refused.
+    """
+    if specification is None or isinstance(specification, Specification):
+        return specification or Specification()
+    if not isinstance(specification, Tensor):
+        return Specification(targets=whole("specification", specification))
+    numbers = not specification.dtype.is_complex and specification.dtype != torch.bool
+    if specification.ndim == 2 and specification.numel() and numbers:
+        if not bool(torch.isfinite(specification).all()):
+            raise InputError("specification must be finite, but it holds NaN or infinity")
+        return Specification(rows=specification)
+    if specification.ndim != 1 or specification.dtype.is_floating_point or not numbers:
+        raise InputTypeError(
+            "specification must be None, a class, integers (N,), or rows (S, K) on the logits, but "
+            f"{describe(specification)} came"
+        )
+    if not specification.numel() or int(specification.min()) < 0:
+        raise InputError("specification must name classes from 0, but a negative or empty one came")
+    return Specification(targets=specification)
+
+
+def check_classes(specification: Specification, classes: int) -> None:
+    """Refuse targets beyond the classes of the classifier.
+
+    Raises:
+        InputError: If a target is.
+    """
+    if specification.targets is None:
+        return
+    largest = int(torch.as_tensor(specification.targets).max())
+    if largest >= classes:
+        raise InputError(
+            f"specification must name classes from 0 to {classes - 1}, but {largest} came"
+        )

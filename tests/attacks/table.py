@@ -1,0 +1,127 @@
+"""The attacks on predictions as the tests see them: a new attack is one row in `TABLE`."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from pytest_triguard import attacks
+from pytest_triguard.classifier import Classifier
+from tests.networks import CLASSES, SHAPES
+
+EPS = {"linf": 0.04, "l2": 0.15}
+TOLERANCE = {torch.float32: 1e-6, torch.float64: 1e-12}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One attack, as the table tests it.
+
+    Attributes:
+        name: Its name in the family.
+        defaults: Hyperparameters it must have unless told otherwise, beside the common ones.
+        few: Hyperparameters that make it fast enough for a test.
+        whole: Hyperparameters that make every sample go all the way.
+        converged: Hyperparameters, at radius 1 in L2, that take it to the optimum of a linear
+            network; its steps are in units of eps.
+        random: Whether it draws.
+    """
+
+    name: str
+    defaults: dict[str, Any] = field(default_factory=dict)
+    few: dict[str, Any] = field(default_factory=dict)
+    whole: dict[str, Any] = field(default_factory=dict)
+    converged: dict[str, Any] = field(default_factory=dict)
+    random: bool = False
+
+
+STEPWISE = {"step_size": None, "restarts": 1, "stop": "success"}
+TABLE = (
+    Row("fgsm"),
+    Row(
+        "bim",
+        defaults={"steps": 10, "random_start": False, **STEPWISE},
+        few={"steps": 4},
+        whole={"stop": "never"},
+    ),
+    Row(
+        "pgd",
+        defaults={"steps": 40, "random_start": True, **STEPWISE},
+        few={"steps": 5},
+        whole={"stop": "never"},
+        converged={"steps": 60, "step_size": 1.0},
+        random=True,
+    ),
+)
+
+
+@dataclass(frozen=True)
+class Case:
+    """A row with a norm and a goal."""
+
+    row: Row
+    norm: str
+    targeted: bool
+
+    def __str__(self) -> str:
+        return f"{self.row.name}-{self.norm}" + ("-targeted" if self.targeted else "")
+
+    def attack(self, *, whole: bool = False, **changed: Any) -> attacks.Attack:
+        """Return the attack, fast, with changed hyperparameters."""
+        fast = self.row.few | (self.row.whole if whole else {})
+        given = {"eps": EPS[self.norm], "norm": self.norm} | fast | changed
+        return attacks.get(self.row.name, **given)
+
+    def targets(self, labels: Tensor, classes: int = CLASSES) -> Tensor | None:
+        """Return the class after the label, or None if there is no target."""
+        return (labels + 1) % classes if self.targeted else None
+
+    def reached(self, predictions: Tensor, labels: Tensor) -> Tensor:
+        """Return whether predictions reach the goal."""
+        targets = self.targets(labels)
+        return predictions != labels if targets is None else predictions == targets
+
+
+CASES = [
+    Case(row, norm, targeted)
+    for row in TABLE
+    for norm in ("linf", "l2")
+    for targeted in (False, True)
+]
+every_case = pytest.mark.parametrize("case", CASES, ids=str)
+stepwise_cases = pytest.mark.parametrize("case", [c for c in CASES if c.row.whole], ids=str)
+random_cases = pytest.mark.parametrize("case", [c for c in CASES if c.row.random], ids=str)
+untargeted_steps = pytest.mark.parametrize(
+    "case", [c for c in CASES if c.row.whole and not c.targeted], ids=str
+)
+every_row = pytest.mark.parametrize("row", TABLE, ids=lambda row: row.name)
+every_network = pytest.mark.parametrize("name", SHAPES)
+both_dtypes = pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+
+
+def distance(first: Tensor, second: Tensor, norm: str) -> Tensor:
+    order = math.inf if norm == "linf" else 2
+    return torch.linalg.vector_norm((first - second).flatten(1), order, dim=1)
+
+
+def same(first: attacks.AttackResult, second: attacks.AttackResult, tolerance: float = 0) -> bool:
+    close = torch.allclose(first.adversarial, second.adversarial, rtol=0, atol=tolerance)
+    return (
+        close
+        and torch.equal(first.success, second.success)
+        and torch.equal(first.passes, second.passes)
+    )
+
+
+def binary(dtype: torch.dtype = torch.float64) -> Classifier:
+    """Return a linear network of two classes: its steepest direction is the same everywhere."""
+    generator = torch.Generator().manual_seed(3)
+    layer = nn.Linear(24, 2, dtype=torch.float64)
+    with torch.no_grad():
+        layer.weight.copy_(torch.randn(2, 24, generator=generator, dtype=torch.float64) / 3)
+    return Classifier(nn.Sequential(nn.Flatten(), layer).to(dtype))

