@@ -65,7 +65,7 @@ class Classifier:
         self._lock = threading.RLock()
         self._held: _Held | None = None
         self._timings: dict[str, Timings] = {}
-        self._fingerprint: tuple[tuple[tuple[int, int, int], ...], str] | None = None
+        self._fingerprint: tuple[tuple[object, ...], str] | None = None
 
     def __repr__(self) -> str:
         return f"Classifier({type(self.module).__name__}, bounds={self.bounds})"
@@ -150,11 +150,21 @@ class Classifier:
 
     def fingerprint(self) -> str:
         """Return a hash of weights, buffers, architecture, bounds and normalisation."""
-        tensors = (*self.module.parameters(), *self.module.buffers())
-        state = tuple((id(each), each._version, each.data_ptr()) for each in tensors)
+        state = self._state()
         if self._fingerprint is None or self._fingerprint[0] != state:
             self._fingerprint = state, self._hash()
         return self._fingerprint[1]
+
+    def _state(self) -> tuple[object, ...]:
+        """Return what tells, faster than a hash, whether anything may have changed."""
+        tensors = (*self.module.parameters(), *self.module.buffers())
+        # The sums see what was written through .data, which the versions do not.
+        sums = [_integers(each).sum(dtype=torch.int64) for each in tensors if each.numel()]
+        return (
+            repr((self.module, self.bounds, self.normalization)),
+            *((id(each), _version(each), each.data_ptr()) for each in tensors),
+            torch.stack(sums).tolist() if sums else [],
+        )
 
     def _hash(self) -> str:
         digest = hashlib.blake2b(digest_size=16)
@@ -250,6 +260,18 @@ def _expanded(tensor: Tensor) -> bool:
     """Return whether elements share memory; such a tensor cannot be written to."""
     sizes = zip(tensor.shape, tensor.stride(), strict=True)
     return any(size > 1 and not stride for size, stride in sizes)
+
+
+def _version(tensor: Tensor) -> int:
+    """Return how often a tensor was written to, as far as that is counted."""
+    return 0 if tensor.is_inference() else tensor._version
+
+
+def _integers(tensor: Tensor) -> Tensor:
+    """Return the bits of a tensor as integers, flat."""
+    widths = {1: torch.int8, 2: torch.int16, 4: torch.int32}
+    width = widths.get(tensor.element_size(), torch.int64)
+    return tensor.detach().contiguous().flatten().view(width)
 
 
 def _generator_states(device: torch.device) -> list[tuple[torch.device, Any]]:

@@ -58,7 +58,8 @@ class Record:
         data: Fingerprint of the inputs and labels that were used.
         passes: Forward and backward passes, counted in samples.
         seconds: Wall time of the check.
-        worst: Worst samples: id, value and what is known about each.
+        worst: Worst samples, worst first: id, and what is known about each, such as label,
+            prediction, or the value of the metric. Classes have a name too where there is one.
         artifacts: Paths of saved files.
         baseline: Comparison with the baseline, or None.
         device: Device the check ran on.

@@ -116,4 +116,14 @@ def running(
         with classifier.prepared() as model:
             probe(model, first.inputs.to(model.device))
             stream.num_classes = model.num_classes
+            _check_class_names(classifier, model)
             yield Run(model, stream, first.inputs)
+
+
+def _check_class_names(classifier: Classifier, model: Model) -> None:
+    names = classifier.classes
+    if names is not None and len(names) != model.num_classes:
+        raise InputError(
+            f"classes must name the {model.num_classes} classes of the module, but {len(names)} "
+            "came"
+        )

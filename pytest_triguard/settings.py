@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from pytest_triguard.record import Record
 
 Inconclusive = Literal["fail", "pass"]
-Site = tuple[str, int, int]
-"""Where an assertion is called: file, line, and place in the code, as lines can hold several."""
+Site = tuple[str, int, int | None]
+"""Where an assertion is called: file, line and column, if Python knows that."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

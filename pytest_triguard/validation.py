@@ -11,11 +11,11 @@ from pytest_triguard.errors import InputError, InputTypeError, nearest
 
 
 def describe(value: object) -> str:
-    """Return a value as messages print it: short, and a tensor by its shape and dtype."""
+    """Return a value as messages print it: one short line, a tensor by its shape and dtype."""
     shape, dtype = getattr(value, "shape", None), getattr(value, "dtype", None)
     if shape is not None and dtype is not None:
         return f"a {type(value).__name__} of shape {tuple(shape)} and dtype {dtype}"
-    text = repr(value)
+    text = " ".join(repr(value).split())
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 

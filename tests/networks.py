@@ -156,3 +156,27 @@ def problem(
 def bare(subject: Classifier) -> nn.Module:
     """Return a frozen copy of the module in evaluation mode, to compute expected values with."""
     return copy.deepcopy(subject.module).eval().requires_grad_(False)
+
+
+class Failing(nn.Module):
+    """Passes inputs on, until its patience ends."""
+
+    def __init__(self, inner: nn.Module, calls: int) -> None:
+        super().__init__()
+        self.inner = inner
+        self.calls = calls
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        self.calls -= 1
+        if self.calls < 0:
+            raise RuntimeError("the roof is on fire")
+        return self.inner(inputs)
+
+
+def used_module() -> nn.Module:
+    """Return a module in the midst of a training: mixed flags, some gradients."""
+    module = classifier("conv").module
+    module[1].eval()
+    module[4].weight.requires_grad_(False)
+    module(images(SHAPES["conv"], 2)).sum().backward()
+    return module

@@ -77,6 +77,8 @@ class Attack(ABC):
 
     def __post_init__(self) -> None:
         check_eps(self.eps)
+        if isinstance(self.eps, Tensor):  # read in the midst of a search, whatever became of it
+            object.__setattr__(self, "eps", self.eps.detach().to("cpu", copy=True))
         one_of("norm", self.norm, NORMS)
         if self.seed is not None:
             whole("seed", self.seed)
@@ -143,7 +145,7 @@ class Attack(ABC):
     def radius(self, positions: list[int]) -> Tensor:
         """Return the radius of each sample's ball, `(n,)`, on the host."""
         if isinstance(self.eps, Tensor):
-            return self.eps.detach().cpu()[torch.tensor(positions, dtype=torch.int64)]
+            return self.eps[torch.tensor(positions, dtype=torch.int64)]
         return torch.full((len(positions),), float(self.eps), dtype=torch.float64)
 
     def check_eps_for(self, run: Run) -> None:

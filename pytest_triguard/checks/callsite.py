@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Callable
 from functools import wraps
+from itertools import islice
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
@@ -23,7 +24,10 @@ def call_site() -> Site:
     frame = sys._getframe(1)
     while frame.f_back is not None and frame.f_code.co_filename.startswith(_PACKAGE):
         frame = frame.f_back
-    return frame.f_code.co_filename, frame.f_lineno, frame.f_lasti
+    code, place = frame.f_code, frame.f_lasti // 2
+    # The instruction itself varies with how the interpreter makes the call; its place does not.
+    line, _, column, _ = next(islice(code.co_positions(), place, None))
+    return code.co_filename, frame.f_lineno if line is None else line, column
 
 
 def points_at_caller(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:

@@ -45,7 +45,7 @@ class Columns:
             **columns: `(n,)` values by name, or one for all of them.
         """
         for name in columns.keys() - self._parts.keys():
-            self._parts[name] = [_filled(math.nan, len(self))]
+            self._parts[name] = [_filled(math.nan, len(self))] if len(self) else []
         self._positions += positions
         self._ids += ids
         for name, parts in self._parts.items():

@@ -112,7 +112,7 @@ def measure_drift(
         run.tune(2 * attribution.passes_per_sample + attack.passes_per_sample)
         pairs = _clean_and_attacked(run, attribution, attack)
         ball = describe_ball(attack.eps, attack.norm, run.samples.bounds)
-        subject = f"from a sample to its adversarial example by {attack.describe()}, in the {ball}"
+        subject = f"from a sample to its adversarial example in the {ball}"
         parameters = ["clean", attack.parameters()]
     for batch, maps, others in pairs:
         columns.add(
@@ -127,6 +127,7 @@ def measure_drift(
     finding.parameters |= {"between": parameters}
     if isinstance(between, CleanAndAttacked):
         finding.metric = f"adversarial {finding.metric}"
+        finding.method += f"; {between.attack.describe()}"
     return finding
 
 

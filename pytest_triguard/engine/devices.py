@@ -50,7 +50,10 @@ def resolve(name: str | None, *, fallback: torch.device, worker: int | None = No
 
 def available() -> list[str]:
     """Return the names of the devices on this machine, the CPU first."""
-    accelerator = torch.accelerator.current_accelerator()
+    try:
+        accelerator = torch.accelerator.current_accelerator()
+    except RuntimeError:  # how torch 2.6 says that there is none
+        accelerator = None
     kind = "cpu" if accelerator is None else accelerator.type
     return ["cpu", *(f"{kind}:{index}" for index in range(_visible(kind)) if kind != "cpu")]
 

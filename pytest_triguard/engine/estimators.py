@@ -46,6 +46,9 @@ MakeCopies = Callable[[Copies], Tensor]
 
 Point = Literal["copy", "input"]
 
+_MADE = 2**18
+"""Elements made in one go, where memory allows no less: enough to outweigh the calls themselves."""
+
 
 class Reduction(Protocol):
     """Folds the gradients of the copies into one map per sample."""
@@ -151,16 +154,30 @@ class _Job:
 
     def reduced(self, block: Copies, classes: Tensor) -> Tensor:
         """Return the reduced map of each sample of a block."""
-        at_once = max(1, self.model.chunk.rows // len(block.inputs))
+        rows = len(block.inputs)
+        per_pass = max(1, self.model.chunk.rows // rows)
+        made = per_pass * max(1, _MADE // (per_pass * block.inputs.numel()))
         state = self.reduction.start(block.inputs)
-        for first in range(0, self.copies, at_once):
-            numbers = range(first, min(first + at_once, self.copies))
-            copies = _repeated(block, numbers)
-            points = self.make(copies)
-            gradients = self.gradients(copies, points, classes.repeat(len(numbers)))
-            shape = (len(numbers), *block.inputs.shape)
-            state = self.reduction.add(state, gradients.view(shape), points.view(shape), numbers)
+        for first in range(0, self.copies, made):
+            numbers = range(first, min(first + made, self.copies))
+            state = self.folded(state, block, classes, numbers, per_pass)
         return self.reduction.finish(state, self.copies)
+
+    def folded(
+        self, state: Tensor, block: Copies, classes: Tensor, numbers: range, per_pass: int
+    ) -> Tensor:
+        """Make the copies with these numbers and fold them in, some in each pass."""
+        rows = len(block.inputs)
+        copies = _repeated(block, numbers)
+        points, classes = self.make(copies), classes.repeat(len(numbers))
+        for start in range(0, len(numbers), per_pass):
+            some = numbers[start : start + per_pass]
+            part = slice(start * rows, (start + len(some)) * rows)
+            gradients = self.gradients(copies.part(part), points[part], classes[part])
+            shape = (len(some), *block.inputs.shape)
+            state = self.reduction.add(state, gradients.view(shape), points[part].view(shape), some)
+            del gradients  # or it would be held during the next pass
+        return state
 
     def gradients(self, copies: Copies, points: Tensor, classes: Tensor) -> Tensor:
         def run(part: slice) -> Tensor:

@@ -44,7 +44,7 @@ def failure_message(record: Record) -> str:
 
 def verdict_line(record: Record) -> str:
     """Return the verdict in one sentence: metric, value, number of samples, threshold."""
-    threshold = f"{record.relation} {record.threshold:.6g}"
+    threshold = f"{record.relation} {_as_given(record.threshold)}"
     if record.value is None:
         return f"inconclusive: no {record.metric} to hold against {threshold}"
     samples = numbers.samples(record)
@@ -53,6 +53,11 @@ def verdict_line(record: Record) -> str:
     if record.verdict is Verdict.INCONCLUSIVE:
         return f"inconclusive: {found} against {threshold}"
     return f"{found} {'is' if record.verdict is Verdict.PASSED else 'is not'} {threshold}"
+
+
+def _as_given(threshold: float) -> str:
+    short = f"{threshold:.6g}"
+    return short if float(short) == threshold else repr(threshold)
 
 
 def _judged(record: Record) -> str:

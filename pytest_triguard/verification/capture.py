@@ -52,8 +52,21 @@ class Graph:
             return TABLE.get(parametrize.type_before_parametrizations(self.attribute(node)))
         if node.op == "call_method":
             name = str(node.target)
-            return TABLE.get(name.removesuffix("_") if is_inplace(name) else name)
+            return TABLE.get(name.removesuffix("_") if _is_inplace(name) else name)
         return TABLE.get(node.target) if node.op == "call_function" else None
+
+    def overwrites(self, node: fx.Node) -> bool:
+        """Return whether a node's operator works in place."""
+        if node.op == "call_module":
+            return bool(getattr(self.attribute(node), "inplace", False))
+        if node.op == "call_method":
+            return _is_inplace(str(node.target))
+        if node.op != "call_function":
+            return False
+        if node.target in _INPLACE or _is_inplace(getattr(node.target, "__name__", "")):
+            return True
+        rule = self.rule(node)
+        return rule is not None and bool(_argument(rule, node, "inplace"))
 
     def describe(self, node: fx.Node) -> str:
         """Return operator and module path of a node, as messages name them."""
@@ -163,7 +176,7 @@ def _refuse_stale_reads(graph: Graph) -> None:
     origin: dict[fx.Node, fx.Node] = {}
     for number, node in enumerate(graph.nodes):
         first = node.args[0] if node.args else None
-        rule, overwrites = graph.rule(node), _overwrites(graph, node)
+        rule, overwrites = graph.rule(node), graph.overwrites(node)
         shared = overwrites or (rule is not None and rule.aliases)
         origin[node] = origin[first] if shared and isinstance(first, fx.Node) else node
         if not overwrites:
@@ -176,18 +189,6 @@ def _refuse_stale_reads(graph: Graph) -> None:
                 )
 
 
-def _overwrites(graph: Graph, node: fx.Node) -> bool:
-    """Return whether an operator works in place."""
-    if node.op == "call_module":
-        return bool(getattr(graph.attribute(node), "inplace", False))
-    if node.op == "call_method":
-        return is_inplace(str(node.target))
-    rule = graph.rule(node)
-    if rule is None:
-        return False
-    return node.target in _INPLACE or bool(_argument(rule, node, "inplace"))
-
-
 def _argument(rule: Rule, node: fx.Node, name: str) -> Any:
     try:
         bound = inspect.signature(rule.interval).bind(*node.args, **node.kwargs)
@@ -196,6 +197,6 @@ def _argument(rule: Rule, node: fx.Node, name: str) -> Any:
     return bound.arguments.get(name)
 
 
-def is_inplace(method: str) -> bool:
-    """Return whether a tensor method of that name overwrites its tensor."""
+def _is_inplace(method: str) -> bool:
+    """Return whether a method or function of that name overwrites its tensor."""
     return method.endswith("_") and not method.endswith("__")

@@ -22,7 +22,7 @@ class Ball:
 
     Attributes:
         centre: `(N, ...)`.
-        scale: `(N, ...)` or anything that expands to it, at least 0.
+        scale: `(1, ...)` or `(N, ...)`, at least 0, the same for every sample.
         radius: `(N,)`.
         norm: `"l2"` or `"l1"`; an L-inf ball is an interval.
     """

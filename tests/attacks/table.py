@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -29,6 +30,7 @@ class Row:
         whole: Hyperparameters that make every sample go all the way.
         converged: Hyperparameters, at radius 1 in L2, that take it to the optimum of a linear
             network; its steps are in units of eps.
+        length: Length of a step in units of eps unless told otherwise, for a number of steps.
         random: Whether it draws.
     """
 
@@ -37,6 +39,7 @@ class Row:
     few: dict[str, Any] = field(default_factory=dict)
     whole: dict[str, Any] = field(default_factory=dict)
     converged: dict[str, Any] = field(default_factory=dict)
+    length: Callable[[int], float] = lambda steps: 1.0
     random: bool = False
 
 
@@ -48,6 +51,7 @@ TABLE = (
         defaults={"steps": 10, "random_start": False, **STEPWISE},
         few={"steps": 4},
         whole={"stop": "never"},
+        length=lambda steps: 1 / steps,
     ),
     Row(
         "pgd",
@@ -55,6 +59,7 @@ TABLE = (
         few={"steps": 5},
         whole={"stop": "never"},
         converged={"steps": 60, "step_size": 1.0},
+        length=lambda steps: 2.5 / steps,
         random=True,
     ),
 )

@@ -81,6 +81,25 @@ def test_steps_make_no_tensor_on_the_cpu_and_send_none(case):
     assert long[1:] == short[1:]
 
 
+@every_row
+def test_an_eps_per_sample_on_an_accelerator_costs_no_reads(row):
+    eps = torch.tensor([0.01, 0.02, 0.03, 0.04])
+    with simulated_accelerator():
+        attack = attacks.get(row.name, **row.few, **row.whole, eps=eps.to("sim"))
+    on_host = attacks.get(row.name, **row.few, **row.whole, eps=eps)
+    assert crossings(attack, 1) == crossings(on_host, 1)
+
+
+@every_case
+def test_an_accelerator_without_float64_is_enough_for_float32(case):
+    subject, inputs, labels = problem("conv", 4, torch.float32)
+    targets = case.targets(labels)
+    expected = case.attack()(subject, inputs, labels, targets=targets)
+    with simulated_accelerator(float64=False), with_settings(device="sim"):
+        found = case.attack()(subject, inputs, labels, targets=targets)
+    assert same(found, expected, 1e-5)
+
+
 @every_case
 def test_results_come_back_to_the_device_of_the_inputs(case):
     subject, inputs, labels = problem("conv", 4)

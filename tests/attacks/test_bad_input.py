@@ -25,7 +25,7 @@ HYPERPARAMETERS = [
     ({"eps": math.nan}, InputError, "eps must be at least 0, but nan came"),
     ({"eps": "8/255"}, InputTypeError, "eps must be a number, but '8/255' came"),
     ({"eps": True}, InputTypeError, "eps must be a number, but True came"),
-    ({"eps": INTEGERS}, InputError, "eps must be one number or a floating (N,) tensor, but a T"),
+    ({"eps": INTEGERS}, InputError, "eps must be one number or a floating (N,) tensor, but a"),
     ({"eps": X}, InputError, "eps must be one number or a floating (N,) tensor, but a Tensor of"),
     ({"eps": HOLED}, InputError, "eps must be finite and at least 0 for every sample"),
     ({"norm": "l3"}, InputError, "norm must be one of 'linf', 'l2', but 'l3' came; did you mean"),
@@ -67,7 +67,7 @@ CALLS = [
     ),
     ({"labels": None}, InputError, "labels are missing: give them beside the inputs, or in the"),
     ({"labels": [0, 1, 2, 3]}, InputTypeError, "labels must be a tensor (N,), but [0, 1, 2, 3]"),
-    ({"labels": Y[:3]}, InputError, "labels must have shape (4,) to go with the inputs, but a Te"),
+    ({"labels": Y[:3]}, InputError, "labels must have shape (4,) to go with the inputs, but a"),
     ({"labels": Y + 1}, InputError, "labels must be classes from 0 to 3, but 4 came"),
     ({"labels": Y - 1}, InputError, "labels must be classes from 0 on, but -1 came"),
     ({"labels": Y.double()}, InputTypeError, "labels must be integers, but torch.float64 came"),
@@ -83,11 +83,11 @@ CALLS = [
     ({"targets": [1]}, InputTypeError, "targets must be a whole number, but [1] came"),
     ({"ids": [1, 2]}, InputError, "ids must name 4 samples, but 2 came"),
     ({"ids": [1, 2, 1, 3]}, InputError, "ids must be unique, but 1 came twice"),
-    ({"inputs": [1.0]}, InputTypeError, "inputs must be a tensor (N, C, H, W), a Dataset or a Da"),
+    ({"inputs": [1.0]}, InputTypeError, "inputs must be a tensor (N, C, H, W), a Dataset or a"),
     ({"inputs": X.flatten(1)}, InputError, "inputs must have shape (N, C, H, W), but a Tensor of"),
     ({"inputs": X.float()}, InputTypeError, "inputs must be torch.float64 like the classifier's"),
     ({"inputs": X.long()}, InputTypeError, "inputs must be floating, but torch.int64 came; for"),
-    ({"inputs": X * math.nan}, InputError, "inputs must be finite, but sample 0 holds NaN or inf"),
+    ({"inputs": X * math.nan}, InputError, "inputs must be finite, but sample 0 holds NaN or"),
     ({"inputs": X[:0], "labels": Y[:0]}, InputError, "inputs must hold at least one sample, but"),
     (
         {"inputs": X - 1},
@@ -99,7 +99,7 @@ CALLS = [
         {"inputs": X[..., :2]},
         ModelError,
         "the module Sequential must take inputs of shape (N, 2, 3, 2) and dtype torch.float64, but "
-        "it raised RuntimeError: mat1 and mat2 shapes cannot be multiplied",
+        "it raised RuntimeError: mat1 and mat2 shapes cannot be",
     ),
 ]
 
@@ -157,7 +157,7 @@ def test_a_bad_argument_is_refused_and_the_module_left_alone(row, options, error
 @pytest.mark.parametrize(
     ("norm", "eps", "message"),
     [
-        ("linf", 1.1, "eps must not exceed the range of the inputs, 1, but 1.1 came; eps is meas"),
+        ("linf", 1.1, "eps must not exceed the range of the inputs, 1, but 1.1 came; eps is"),
         ("l2", 5.0, "eps must not exceed the diagonal of their range, 4.89898, but 5 came; eps is"),
     ],
 )

@@ -4,40 +4,15 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from pytest_triguard import attacks
 from pytest_triguard.classifier import Classifier
 from tests.attacks.table import every_case, every_row
 from tests.module_state import state_of
-from tests.networks import SHAPES, classifier, images
+from tests.networks import SHAPES, Failing, images, used_module
 from tests.sessions import with_settings
 from tests.simulated_accelerator import simulated_accelerator
-
-
-class Failing(nn.Module):
-    """Passes inputs on, until its patience ends."""
-
-    def __init__(self, inner: nn.Module, calls: int) -> None:
-        super().__init__()
-        self.inner = inner
-        self.calls = calls
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        self.calls -= 1
-        if self.calls < 0:
-            raise RuntimeError("the roof is on fire")
-        return self.inner(inputs)
-
-
-def used_module() -> nn.Module:
-    """Return a module in the midst of a training: mixed flags, some gradients."""
-    module = classifier("conv").module
-    module[1].eval()
-    module[4].weight.requires_grad_(False)
-    module(images(SHAPES["conv"], 2)).sum().backward()
-    return module
 
 
 @every_case
@@ -62,7 +37,7 @@ def test_the_module_is_left_as_it_came_after_an_exception(row, device):
     with (
         simulated_accelerator(),
         with_settings(device=device, chunk=1),
-        pytest.raises(RuntimeError, match="roof"),
+        pytest.raises(RuntimeError, match="on fire"),
     ):
         attacks.get(row.name, **row.whole)(Classifier(module), inputs, labels)
     assert state_of(module) == before

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch.nn import functional
 
+from pytest_triguard import attacks
 from tests.attacks.table import EPS, every_case, random_cases, stepwise_cases
 from tests.networks import SHAPES, bare, classifier, problem
 from tests.sessions import with_settings
@@ -20,7 +21,7 @@ def test_a_trajectory_tells_every_step(case, chunk):
     with with_settings(chunk=chunk):
         found = attack(subject, inputs, labels, targets=targets)
     path, steps = found.trajectory, getattr(attack, "steps", 1)
-    size = attack.default_step(torch.tensor(eps)) if case.row.whole else eps
+    size = eps * case.row.length(steps)
     network = bare(subject)
     assert path.points.shape == (6, steps + 1, *inputs.shape[1:])
     assert path.gradients.shape == path.directions.shape == (6, steps, *inputs.shape[1:])
@@ -128,3 +129,12 @@ def test_random_starts_fill_the_ball(case):
         radius = (start.flatten(1).norm(dim=1) / 0.4) ** start[0].numel()
         quarters = torch.histc(radius, 4, min=0, max=1) / len(radius)
         assert torch.allclose(quarters, torch.full((4,), 0.25).double(), rtol=0, atol=0.07)
+
+
+def test_two_attacks_never_start_alike():
+    subject, inputs, labels = problem("linear", 4)
+    options = {"eps": 0.3, "steps": 1, "step_size": 0.0, "random_start": True, "stop": "never"}
+    pgd, bim = (
+        attacks.get(name, **options)(subject, inputs, labels).adversarial for name in ("pgd", "bim")
+    )
+    assert (pgd != bim).flatten(1).any(1).all()

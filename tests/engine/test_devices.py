@@ -151,8 +151,8 @@ def test_synchronize_on_the_cpu_returns_at_once(monkeypatch):
 
 def test_float64_is_found_by_trying():
     assert devices.supports_float64(CPU)
-    device = torch.device("sim", 0)
     with simulated_accelerator() as sim:
+        device = torch.device("sim", 0)
         assert devices.supports_float64(device)
         assert sim.host_reads == sim.uploads == sim.cpu_factories == []
     with simulated_accelerator(float64=False):

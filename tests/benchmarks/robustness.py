@@ -1,0 +1,71 @@
+"""Time of PGD-40 robust accuracy when samples leave as they fall."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+from pytest_triguard.attacks.base import AttackResult
+from pytest_triguard.attacks.pgd import PGD
+from pytest_triguard.classifier import Classifier
+from pytest_triguard.engine.objectives import cross_entropy
+from tests.benchmarks.bare import Bare
+from tests.benchmarks.networks import digits, trained_cnn
+from tests.benchmarks.plan import Plan
+from tests.benchmarks.table import Row
+from tests.benchmarks.throughput import warmed
+from tests.benchmarks.timing import pairs
+
+STEPS = 40
+FALLING = (0.13, 0.36, 0.98)
+_TRAINING, _BISECTIONS, _LARGEST = 2_000, 8, 0.5
+
+
+def measure(plan: Plan) -> Iterator[Row]:
+    """Yield the time of each attack over the bare loop's time for the passes it needed."""
+    inputs, labels = digits()
+    module = trained_cnn(inputs[:_TRAINING], labels[:_TRAINING])
+    held = slice(_TRAINING, _TRAINING + plan.digits)
+    inputs, labels = inputs[held], labels[held]
+    bare = Bare(module, inputs, labels, cross_entropy)
+    batch = bare.best_batch()
+    radii = falling_radii(Classifier(module), inputs, labels).sort().values
+    for share in FALLING:
+        eps = float(radii[round(share * (len(radii) - 1))])
+        yield _row(plan, module, bare, batch, eps)
+
+
+def _row(plan: Plan, module: nn.Module, bare: Bare, batch: int, eps: float) -> Row:
+    classifier = Classifier(module)
+    chunk = warmed(classifier, bare.inputs)
+    attack = PGD(eps=eps, steps=STEPS)
+
+    def job() -> AttackResult:
+        return attack(classifier, bare.inputs, bare.classes)
+
+    result, images = job(), len(bare.inputs)
+    needed = int(result.passes.sum())
+    found = pairs(job, lambda: bare.run(STEPS, batch), plan.pairs)
+    share = STEPS * images / needed
+    return Row(
+        f"pgd-{STEPS} robust accuracy, small_cnn, {images} digits, "
+        f"{float(result.success.float().mean()):.0%} fall: time / bare loop of the passes needed",
+        found.clock.scaled(share),
+        "<= 1.06",
+        found.processor.scaled(share),
+        f"eps {eps:.4f}, {needed} of {STEPS * images} passes needed, {found.first:.2f} s at chunk "
+        f"{chunk}; bare {found.second:.2f} s at batch {batch}",
+    )
+
+
+def falling_radii(classifier: Classifier, inputs: Tensor, labels: Tensor) -> Tensor:
+    """Return the radius at which each image falls, found by bisection, `(N,)`."""
+    low = torch.zeros(len(inputs))
+    high = torch.full_like(low, _LARGEST)
+    for _ in range(_BISECTIONS):
+        middle = (low + high) / 2
+        fell = PGD(eps=middle, steps=STEPS)(classifier, inputs, labels).success
+        low, high = torch.where(fell, low, middle), torch.where(fell, middle, high)
+    return high

@@ -1,0 +1,58 @@
+"""The markdown table that the measurements end up in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from tests.benchmarks.timing import Ratio
+
+
+@dataclass(frozen=True)
+class Row:
+    """One measured ratio.
+
+    Attributes:
+        what: What was measured, on what.
+        ratio: The ratio and its interval.
+        required: The bound it is held against, such as `>= 0.95`, or empty.
+        processor: The same ratio of processor time, or None.
+        details: What else is worth knowing.
+    """
+
+    what: str
+    ratio: Ratio
+    required: str = ""
+    processor: Ratio | None = None
+    details: str = ""
+
+    def cells(self) -> list[str]:
+        second = "" if self.processor is None else shown(self.processor)
+        return [self.what, shown(self.ratio), self.required, second, self.details]
+
+
+HEADER = (
+    "measurement",
+    "ratio [90 % interval]",
+    "required",
+    "by processor time",
+    "details",
+)
+
+
+def shown(ratio: Ratio) -> str:
+    if ratio.low == ratio.high:
+        return f"{ratio.mean:.3f}"
+    return f"{ratio.mean:.3f} [{ratio.low:.3f}, {ratio.high:.3f}]"
+
+
+def heading() -> str:
+    return f"{_line(HEADER)}\n{_line(['---'] * len(HEADER))}\n"
+
+
+def line(row: Row) -> str:
+    return _line(row.cells()) + "\n"
+
+
+def _line(cells: Iterable[str]) -> str:
+    return f"| {' | '.join(cells)} |"

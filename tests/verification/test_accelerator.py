@@ -1,0 +1,53 @@
+"""On an accelerator: the host's verdicts, and one look at the outcome per block."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from pytest_triguard import verification
+from pytest_triguard.running import running
+from pytest_triguard.settings import Session, Settings, use_session
+from tests.simulated_accelerator import simulated_accelerator
+from tests.verification.zoo import ZOO, problem
+
+
+def on_device(chunk=8):
+    return use_session(Session(settings=Settings(device="sim", chunk=chunk)))
+
+
+@pytest.mark.parametrize(
+    ("name", "norm"), [*((name, "linf") for name in ZOO), ("mlp", "l2"), ("pools", "l2")]
+)
+def test_verdicts_are_those_of_the_host(name, norm):
+    subject, inputs, labels = problem(name, 12, dtype=torch.float32)
+    with use_session(Session(settings=Settings(chunk=8))):
+        expected = verification.verify(subject, inputs, labels, eps=0.03, norm=norm)
+    with simulated_accelerator(), on_device():
+        result = verification.verify(subject, inputs, labels, eps=0.03, norm=norm)
+    assert result.status == expected.status
+    assert torch.allclose(result.margin, expected.margin, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", ZOO)
+def test_without_float64_bounds_are_looser_and_hold(name):
+    subject, inputs, labels = problem(name, 6, dtype=torch.float32)
+    expected = verification.verify(subject, inputs, labels, eps=0.01, method="ibp")
+    with simulated_accelerator(float64=False), on_device():
+        result = verification.verify(subject, inputs, labels, eps=0.01, method="ibp")
+    assert (result.margin <= expected.margin).all()
+    assert torch.allclose(result.margin, expected.margin, atol=0.05)
+
+
+def test_each_block_is_looked_at_once():
+    subject, inputs, labels = problem("residual", 32, dtype=torch.float32)
+    reads = []
+    for count in (16, 32):
+        with simulated_accelerator() as sim, on_device():
+            with running(subject, inputs[:count], labels[:count]) as run:
+                stream = verification.verify_stream(run.model, run.samples, eps=0.01, method="ibp")
+                next(stream)
+                sim.reset()
+                list(stream)
+            reads.append([read for read in sim.host_reads if read != "equal"])
+    assert len(reads[1]) - len(reads[0]) == (32 - 16) // 8

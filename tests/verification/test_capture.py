@@ -1,0 +1,276 @@
+"""The exact module is bounded, or what stands in the way is named."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import fx, nn
+from torch.nn import functional
+from torch.nn.utils.parametrizations import weight_norm
+
+from pytest_triguard import Classifier, verification
+from pytest_triguard.errors import ModelError
+from pytest_triguard.verification import cascade
+from pytest_triguard.verification.capture import capture
+
+METHODS = ["auto", "ibp"]
+methods = pytest.mark.parametrize("method", METHODS)
+
+
+class Body(nn.Module):
+    """A network whose middle is given as a function of the hidden value."""
+
+    def __init__(self, middle, **modules):
+        super().__init__()
+        self.first = nn.Linear(6, 4)
+        self.middle = Middle(middle, modules)
+        self.last = nn.Linear(4, 3)
+
+    def forward(self, inputs):
+        return self.last(self.middle(self.first(inputs.flatten(1))))
+
+
+class Middle(nn.Module):
+    def __init__(self, function, modules):
+        super().__init__()
+        self.function = function
+        for name, module in modules.items():
+            setattr(self, name, module)
+
+    def forward(self, hidden):
+        return self.function(self, hidden)
+
+
+def verified(module, method="ibp", **arguments):
+    """Verify a module in a tiny ball around some inputs, labelled as it predicts."""
+    torch.manual_seed(0)
+    inputs = torch.rand(5, 1, 2, 3)
+    subject = Classifier(module)
+    labels = subject(inputs).argmax(1)
+    return verification.verify(subject, inputs, labels, eps=1e-6, method=method, **arguments)
+
+
+def reason(module, method="ibp"):
+    result = verified(module, method)
+    assert result.status == ("unsupported",) * 5
+    assert (result.margin == -torch.inf).all()
+    assert [stage.name for stage in result.stages] == ["clean"]
+    assert len(set(result.reason)) == 1
+    return result.reason[0]
+
+
+def overwritten(self, hidden):
+    other = hidden
+    hidden += 1
+    return other + hidden
+
+
+def overwritten_view(self, hidden):
+    other = hidden.view(-1, 2, 2)
+    hidden.mul_(2)
+    return other.flatten(1) + hidden
+
+
+def result_ignored(self, hidden):
+    functional.relu(hidden, inplace=True)
+    return hidden
+
+
+def branching(self, hidden):
+    return hidden if (hidden > -1e9).all() else -hidden
+
+
+def pretending(self, hidden):
+    return hidden * (2.0 if isinstance(hidden, fx.Proxy) else 1.0)
+
+
+def counted(self, hidden):
+    return hidden * torch.arange(4).add_(hidden.size(1))
+
+
+def grown(self, hidden):
+    shift = self.shift * hidden.size(1)
+    shift += 1
+    return hidden + shift
+
+
+UNSUPPORTED = {
+    "module": (
+        Body(lambda self, x: self.act(x), act=nn.Softplus()),
+        "Softplus in module 'middle.act'",
+    ),
+    "function": (Body(lambda self, x: functional.gelu(x)), "gelu in module 'middle'"),
+    "method": (Body(lambda self, x: x.cumsum(1)), "cumsum in module 'middle'"),
+    "attribute": (Body(lambda self, x: x.T.T), "'T'"),
+    "slope": (
+        Body(lambda self, x: functional.leaky_relu(x, -0.5)),
+        "leaky_relu in module 'middle' is not covered: negative_slope=-0.5",
+    ),
+    "argument": (
+        Body(lambda self, x: torch.div(x, 2, rounding_mode="floor")),
+        "div in module 'middle' is not covered: got an unexpected keyword argument 'rounding_mode'",
+    ),
+    "division": (Body(lambda self, x: 1 / (x * x + 1)), "division by a value"),
+    "two values": (
+        Body(lambda self, x: x.clamp(min=x.mean(1, keepdim=True))),
+        "clamp in module 'middle' is not covered: it has an argument that depends on the input",
+    ),
+    "control flow": (Body(branching), "cannot be captured as a graph"),
+    "in place": (Body(overwritten), "iadd in module 'middle' overwrites a value in place"),
+    "in place of a view": (Body(overwritten_view), "mul_ in module 'middle' overwrites a value"),
+    "result ignored": (Body(result_ignored), "relu in module 'middle' overwrites a value"),
+    "not a function of the input": (Body(pretending), "does not compute what the module computes"),
+    "constant": (Body(counted), "add_ in module 'middle' overwrites a constant"),
+    "constant operand": (
+        Body(grown, shift=torch.zeros(4)),
+        "iadd in module 'middle' overwrites a constant",
+    ),
+    "padding": (
+        nn.Sequential(nn.Conv2d(1, 2, 3, padding=1, padding_mode="reflect"), nn.Flatten()),
+        "Conv2d in module '0' is not covered: padding_mode='reflect'",
+    ),
+    "half precision": (
+        Body(lambda self, x: x.double().float()),
+        "double in module 'middle'",
+    ),
+}
+
+
+@methods
+@pytest.mark.parametrize("case", UNSUPPORTED)
+def test_what_cannot_be_bounded_is_named_with_its_path(case, method):
+    module, words = UNSUPPORTED[case]
+    assert words in reason(module, method)
+
+
+def test_bounds_name_it_too():
+    module, words = UNSUPPORTED["module"]
+    box = torch.zeros(1, 1, 2, 3)
+    with pytest.raises(ModelError, match=words):
+        verification.bounds(Classifier(module), box, box, method="ibp")
+
+
+def test_a_misclassified_sample_is_falsified_whatever_the_module():
+    module, _ = UNSUPPORTED["module"]
+    subject, inputs = Classifier(module), torch.rand(3, 1, 2, 3)
+    labels = (subject(inputs).argmax(1) + torch.tensor([0, 1, 0])) % 3
+    result = verification.verify(subject, inputs, labels, eps=0.1)
+    assert result.status == ("unsupported", "falsified", "unsupported")
+
+
+@pytest.mark.parametrize("kind", ["hook", "pre-hook", "own forward"])
+def test_a_module_that_does_more_than_its_class_says_is_not_trusted(kind):
+    module = Body(lambda self, x: self.act(x), act=nn.ReLU())
+    act = module.middle.act
+    if kind == "hook":
+        act.register_forward_hook(lambda module, inputs, output: output * 2)
+    elif kind == "pre-hook":
+        act.register_forward_pre_hook(lambda module, inputs: (inputs[0] * 2,))
+    else:
+        act.forward = lambda hidden: hidden * 2
+    assert "ReLU in module 'middle.act' has a hook or a forward of its own" in reason(module)
+
+
+def test_hooks_of_modules_that_are_traced_through_are_in_the_graph():
+    module = Body(lambda self, x: x)
+    module.middle.register_forward_hook(lambda module, inputs, output: output * -1)
+    assert verified(module).status == ("proven",) * 5
+
+
+class Doubled(nn.Linear):
+    def forward(self, inputs):
+        return 2 * super().forward(inputs)
+
+
+def test_a_subclass_is_taken_for_what_it_computes():
+    module = nn.Sequential(nn.Flatten(), Doubled(6, 3))
+    result = verified(module)
+    assert result.status == ("proven",) * 5
+    plain = nn.Sequential(nn.Flatten(), nn.Linear(6, 3))
+    plain[1].load_state_dict(module[1].state_dict())
+    assert torch.allclose(result.margin, 2 * verified(plain).margin, rtol=1e-6)
+
+
+def test_a_parametrised_weight_is_the_weight_it_makes():
+    module = nn.Sequential(nn.Flatten(), weight_norm(nn.Linear(6, 3)))
+    plain = nn.Sequential(nn.Flatten(), nn.Linear(6, 3))
+    with torch.no_grad():
+        module[1].parametrizations.weight.original0.mul_(1.5)
+        plain[1].weight.copy_(module[1].weight)
+        plain[1].bias.copy_(module[1].bias)
+    assert torch.equal(verified(module).margin, verified(plain).margin)
+
+
+@pytest.mark.parametrize(
+    "middle",
+    [
+        lambda self, x: functional.relu(x, inplace=True),
+        lambda self, x: x.relu_().add_(1).mul_(0.5),
+        lambda self, x: x.view(-1, 2, 2).clamp_(min=0).flatten(1),
+        lambda self, x: x + torch.arange(4) * x.size(1),
+    ],
+    ids=["relu", "methods", "of a view", "with constants"],
+)
+def test_in_place_operators_whose_value_is_read_once_are_bounded(middle):
+    assert verified(Body(middle)).status == ("proven",) * 5
+
+
+class Arguments(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.ModuleList([nn.Linear(6, 6), nn.Linear(6, 3)])
+
+    def forward(self, inputs, mask=None, *, scale=2):
+        hidden = inputs.flatten(1)
+        if mask is not None:
+            hidden = hidden * mask
+        for layer in self.layers:
+            hidden = layer(hidden) * scale
+        return {"logits": hidden}["logits"]
+
+
+def test_arguments_left_at_their_defaults_and_loops_over_layers_are_followed():
+    assert verified(Arguments()).status == ("proven",) * 5
+
+
+def test_a_forward_that_keeps_what_it_saw_is_not_left_with_a_trace():
+    def keeping(self, hidden):
+        self.seen, self.new = hidden, hidden * torch.arange(4)
+        return self.new
+
+    module = Body(keeping, seen=None).eval()
+    capture(module)
+    assert module.middle.seen is None
+    assert not hasattr(module.middle, "new")
+    assert "_tensor_constant0" not in vars(module)
+
+
+def test_a_graph_that_strays_later_is_found_by_the_logits_it_must_hold(monkeypatch):
+    """The check of the first samples passes here, so each sample's own logits have to tell."""
+    monkeypatch.setattr(cascade, "refuse_unfaithful", lambda network, model, points: None)
+    result = verified(Body(pretending))
+    assert result.status == ("unsupported",) * 5
+    assert (result.margin == -torch.inf).all()
+    assert "the graph is not the module" in result.reason[0]
+
+
+def test_logits_in_another_dtype_are_not_bounded():
+    class Casting(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.last = nn.Linear(6, 3)
+
+        def forward(self, inputs):
+            with torch.autocast("cpu", dtype=torch.bfloat16):
+                return self.last(inputs.flatten(1))
+
+    assert "the module computes in torch.bfloat16" in reason(Casting())
+
+
+def test_half_precision_is_unsupported():
+    module = nn.Sequential(nn.Flatten(), nn.Linear(6, 3)).bfloat16()
+    inputs = torch.rand(2, 1, 2, 3).bfloat16()
+    labels = Classifier(module)(inputs).argmax(1)
+    result = verification.verify(Classifier(module), inputs, labels, eps=0.01)
+    assert result.status == ("unsupported", "unsupported")
+    assert "torch.bfloat16" in result.reason[0]
