@@ -1,13 +1,13 @@
 """What the gate in test_gate.py is about: the classifier, the data, and a trojaned twin."""
 
+import digits
 import pytest
 import torch
+from cache import trained
+from model import network, train
 from torch import Tensor
 from torch.utils.data import TensorDataset
 
-import digits
-from cache import trained
-from model import network, train
 from pytest_triguard import Classifier, backdoors
 
 
