@@ -87,10 +87,10 @@ def uniform(
         `(N, *shape)` of `dtype`, on the device of `keys`.
     """
     bits = _element_bits(keys, math.prod(shape))
-    values = bits.to(dtype).mul_((high - low) * 2.0**-_BITS)
+    values = bits.to(_wide(dtype)).mul_((high - low) * 2.0**-_BITS)
     if low:
         values.add_(low)
-    return values.view(len(keys), *shape)
+    return values.view(len(keys), *shape).to(dtype)
 
 
 def normal(keys: Tensor, shape: Sequence[int], *, dtype: torch.dtype) -> Tensor:
@@ -107,14 +107,19 @@ def normal(keys: Tensor, shape: Sequence[int], *, dtype: torch.dtype) -> Tensor:
     size = math.prod(shape)
     half = (size + 1) // 2
     # In place throughout: fresh memory would cost more than the arithmetic.
-    values = _element_bits(keys, 2 * half).to(dtype)
+    values = _element_bits(keys, 2 * half).to(_wide(dtype))
     radius, angle = values[:, :half], values[:, half:]
     radius.add_(0.5).mul_(2.0**-_BITS).log_().mul_(-2.0).sqrt_()
     angle.mul_(2.0 * math.pi * 2.0**-_BITS)
     first = angle.cos().mul_(radius)
     angle.sin_().mul_(radius)
     radius.copy_(first)
-    return values[:, :size].reshape(len(keys), *shape)
+    return values[:, :size].reshape(len(keys), *shape).to(dtype)
+
+
+def _wide(dtype: torch.dtype) -> torch.dtype:
+    """Return the dtype to compute in: 24 bits are more than a half-precision number holds."""
+    return torch.promote_types(dtype, torch.float32)
 
 
 def _element_bits(keys: Tensor, size: int) -> Tensor:

@@ -216,3 +216,21 @@ def test_a_search_that_meets_nan_is_an_error_and_no_success(case, gradient_only)
     )
     with refused(ModelError, message):
         case.attack(eps=0.01)(Classifier(module), inputs, labels, targets=case.targets(labels))
+
+
+class Edge(nn.Module):
+    """Two classes by the mean pixel, and no answer where that is above -0.2."""
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        score = inputs.mean((1, 2, 3))
+        logits = torch.stack([score, -score], 1)
+        return torch.where(score.unsqueeze(1) > -0.2, torch.nan, logits)
+
+
+@every_row
+def test_a_search_that_ends_at_nan_is_an_error_and_no_success(row):
+    subject = Classifier(Edge(), bounds=(-1.0, 1.0))
+    inputs = torch.full((3, 1, 2, 2), -0.5, dtype=torch.float64)
+    one_step = {"steps": 1, "random_start": False} if row.whole else {}
+    with refused(ModelError, "the module Edge must give finite logits and gradients inside"):
+        attacks.get(row.name, eps=0.4, **one_step)(subject, inputs, torch.ones(3).long())

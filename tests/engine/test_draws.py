@@ -214,3 +214,12 @@ def test_the_generators_of_torch_are_not_touched():
     before = torch.get_rng_state()
     draws.normal(keys(), (10,), dtype=torch.float32)
     assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_half_precision_is_the_rounded_draw(dtype):
+    keys = draws.row_keys(torch.arange(8), seed=0, method="half")
+    for draw in (draws.uniform, draws.normal):
+        found = draw(keys, (64,), dtype=dtype)
+        assert found.dtype == dtype
+        assert torch.equal(found, draw(keys, (64,), dtype=torch.float32).to(dtype))

