@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pytest_triguard.attacks.base import Attack
 from pytest_triguard.engine import draws
-from pytest_triguard.engine.geometry import ascent, per_row, project, random_offset
+from pytest_triguard.engine.geometry import ascent, project, random_offset, stepped
 from pytest_triguard.engine.gradients import input_gradient
 from pytest_triguard.engine.iteration import STOPS, Outcome, Stop, search
 from pytest_triguard.engine.model import Model
@@ -141,12 +141,11 @@ class _Steps:
     def move(self, model: Model, rows: Rows, gradient: Tensor) -> tuple[Tensor, Tensor]:
         attack, clean, eps = self.attack, rows["clean"], rows["eps"]
         direction = ascent(gradient, attack.norm)
-        if attack.step_size is None:
-            step = direction * per_row(attack.default_step(eps), direction)
-        else:
-            step = direction * attack.step_size
+        size = attack.step_size
+        length = attack.default_step(eps) if size is None else torch.full_like(eps, size)
         bounds = model.bounds(clean.dtype)
-        return project(rows["points"] + step, clean, eps, attack.norm, bounds), direction
+        points = stepped(rows["points"], direction, length, clean, eps, attack.norm, bounds)
+        return points, direction
 
     def loss(self, logits: Tensor, rows: Rows) -> Tensor:
         labels, name = rows["labels"], self.attack.loss

@@ -35,8 +35,30 @@ def project(
     For L2 the offset is scaled back to the sphere and then clipped; as `clean` is inside the
     range, clipping only shortens the offset, so the result is in both sets.
     """
-    # In place: the temporaries would cost more than the arithmetic.
-    offset = points - clean
+    return _confined(points - clean, clean, eps, norm, bounds)
+
+
+def stepped(
+    points: Tensor,
+    direction: Tensor,
+    length: Tensor,
+    clean: Tensor,
+    eps: Tensor,
+    norm: Norm,
+    bounds: tuple[Tensor, Tensor],
+) -> Tensor:
+    """Return the points after a step of `length`, `(N,)`, along `direction`, and `project`."""
+    offset = (points - clean).addcmul_(direction, per_row(length, direction))
+    return _confined(offset, clean, eps, norm, bounds)
+
+
+def _confined(
+    offset: Tensor, clean: Tensor, eps: Tensor, norm: Norm, bounds: tuple[Tensor, Tensor]
+) -> Tensor:
+    """Overwrite an offset with the point it leads to, once ball and range are kept.
+
+    In place, as temporaries would cost more than the arithmetic.
+    """
     radius = per_row(eps, clean)
     if norm == "linf":
         offset.clamp_max_(radius).clamp_min_(-radius)

@@ -201,7 +201,7 @@ class _Run:
         rows.steps = [0] * len(rows)
         rows["step"] = torch.zeros_like(rows["restart"])
         rows["live"] = torch.ones_like(rows["restart"], dtype=torch.bool)
-        rows["broken"] = torch.zeros_like(rows["live"])
+        rows["highest"] = rows["clean"].new_full((len(rows),), -torch.inf)
         self.method.begin(self.model, rows)
         if self.method.record:
             clean = rows["clean"]
@@ -217,11 +217,12 @@ class _Run:
         """Take one step with every row that lives: that is neither done nor at its end."""
         gradient, logits = self.estimate(rows)
         # The sign of NaN is 0, and a sample that stands still would pass for robust.
-        rows["broken"] = rows["broken"] | gradient.flatten(1).amax(1).isnan()
-        if logits is not None:
-            rows["live"] = rows["live"] & ~self.won(logits, rows)
+        rows["highest"] = torch.maximum(rows["highest"], gradient.amax((1, 2, 3)))
+        all_live = self.note_done(logits, rows)
         points, direction = self.method.move(self.model, rows, gradient)
-        rows["points"] = self.moved(rows["points"], points, rows["live"])
+        if not all_live:
+            points = torch.where(per_row(rows["live"], points), points, rows["points"])
+        rows["points"] = points
         if self.method.record:
             self.keep(rows, gradient, direction)
         rows["step"] = rows["step"] + rows["live"]
@@ -229,12 +230,16 @@ class _Run:
         if self.look_every > 1:  # else those at their end leave at once
             rows["live"] = rows["live"] & (rows["step"] < self.method.steps)
 
-    def moved(self, before: Tensor, after: Tensor, live: Tensor) -> Tensor:
-        """Return the points after a step that only the living rows take."""
-        # A host can be asked for nothing, and mostly all rows live.
-        if self.look_every == 1 and bool(live.all()):
-            return after
-        return torch.where(per_row(live, after), after, before)
+    def note_done(self, logits: Tensor | None, rows: Rows) -> bool:
+        """Note the rows that have won; return whether all live, as far as it can be known here."""
+        on_host = self.look_every == 1
+        if logits is None:
+            return on_host
+        won = self.method.won(logits, rows)
+        if on_host and not bool(won.any()):  # a host is asked for nothing, and mostly none has
+            return True
+        rows["live"] = rows["live"] & ~(won & _defined(logits))
+        return False
 
     def estimate(self, rows: Rows) -> tuple[Tensor, Tensor | None]:
         """Return the gradients, and the logits at the points where success must be seen."""
@@ -266,7 +271,7 @@ class _Run:
         judged, active = self.judged, self.active
         read = [] if judged is None else [judged[1].to(torch.int64)]
         read += [] if active is None else [active["step"]]
-        seen: list[int] = torch.cat(read).tolist() if read else []
+        seen: list[int] = (read[0] if len(read) == 1 else torch.cat(read)).tolist()
         if judged is not None:
             rows = judged[0]
             self.refuse_broken(rows, seen[: len(rows)])
@@ -311,14 +316,10 @@ class _Run:
         self.ended = [rows.part(slice(size, None))] if len(rows) > size else []
         rows = rows.part(slice(0, size))
         logits = self.logits(rows["points"])
-        won = self.won(logits, rows)
+        won = self.method.won(logits, rows) & _defined(logits)
         if self.method.restarts > 1:
             won = _keep_best(rows, won, self.method.loss(logits, rows))
-        return rows, won + _BROKEN * (rows["broken"] | logits.isnan().any(1))
-
-    def won(self, logits: Tensor, rows: Rows) -> Tensor:
-        """Return whether the goal is reached; never where the prediction is not a number."""
-        return self.method.won(logits, rows) & ~logits.isnan().any(1)
+        return rows, won + _BROKEN * (rows["highest"].isnan() | ~_defined(logits))
 
     def refuse_broken(self, rows: Rows, seen: list[int]) -> None:
         """Raise a ModelError if a search met a NaN."""
@@ -348,6 +349,11 @@ class _Run:
             rows.starts = [before + 1 for before in rows.starts]
             rows["restart"] = rows["restart"] + 1
             self.again.append(self.started(rows))
+
+
+def _defined(logits: Tensor) -> Tensor:
+    """Return whether there is a prediction, `(n,)` bool; without one, no goal is reached."""
+    return ~logits.isnan().any(1)
 
 
 def _keep_best(rows: Rows, won: Tensor, loss: Tensor) -> Tensor:

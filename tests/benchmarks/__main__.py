@@ -24,8 +24,16 @@ MEASUREMENTS: dict[str, Callable[[Plan], Iterator[Row]]] = {
 }
 
 
+STEADY = {"MALLOC_TRIM_THRESHOLD_": "4294967296", "MALLOC_MMAP_THRESHOLD_": "4294967296"}
+"""Makes the C library keep freed memory. Otherwise it gives memory back and asks for it again
+within a pass, by luck of the layout more or less often, which moves either side by up to 10 %."""
+
+
 def main() -> None:
     asked = _arguments().parse_args()
+    if not asked.default_allocator and not STEADY.keys() <= os.environ.keys():
+        command = [sys.executable, "-m", "tests.benchmarks", *sys.argv[1:]]
+        os.execve(sys.executable, command, os.environ | STEADY)
     plan = QUICK if asked.quick else Plan()
     if asked.pairs is not None:
         plan = replace(plan, pairs=asked.pairs)
@@ -43,6 +51,7 @@ def _arguments() -> argparse.ArgumentParser:
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(MEASUREMENTS)}")
     parser.add_argument("--quick", action="store_true", help="fewer images and pairs")
     parser.add_argument("--pairs", type=int, help="turns of every comparison")
+    parser.add_argument("--default-allocator", action="store_true", help="let memory be given back")
     parser.add_argument("--threads", type=int, default=1, help="threads of torch, 1 by default")
     return parser
 

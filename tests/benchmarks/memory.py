@@ -76,7 +76,7 @@ def peak(method: str, network: str, samples: int, chunk: int) -> int:
     done = subprocess.run(
         [sys.executable, "-m", "tests.benchmarks.peak", *map(str, arguments)],
         cwd=_ROOT,
-        env=os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536", "OMP_NUM_THREADS": "1"},
+        env=os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"},
         capture_output=True,
         text=True,
         check=False,

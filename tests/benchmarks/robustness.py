@@ -1,4 +1,8 @@
-"""Time of PGD-40 robust accuracy when samples leave as they fall."""
+"""Time of PGD-40 robust accuracy when samples leave as they fall.
+
+The bare loop passes the points where the attack ended: max-pooling takes longer on them than on
+clean digits, whose flat background is easy to predict for a processor.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +24,7 @@ from tests.benchmarks.timing import pairs
 
 STEPS = 40
 FALLING = (0.13, 0.36, 0.98)
-_TRAINING, _BISECTIONS, _LARGEST = 2_000, 8, 0.5
+_TRAINING, _BISECTIONS, _LARGEST = 4_000, 8, 0.5
 
 
 def measure(plan: Plan) -> Iterator[Row]:
@@ -29,24 +33,24 @@ def measure(plan: Plan) -> Iterator[Row]:
     module = trained_cnn(inputs[:_TRAINING], labels[:_TRAINING])
     held = slice(_TRAINING, _TRAINING + plan.digits)
     inputs, labels = inputs[held], labels[held]
-    bare = Bare(module, inputs, labels, cross_entropy)
-    batch = bare.best_batch()
     radii = falling_radii(Classifier(module), inputs, labels).sort().values
     for share in FALLING:
         eps = float(radii[round(share * (len(radii) - 1))])
-        yield _row(plan, module, bare, batch, eps)
+        yield _row(plan, module, inputs, labels, eps)
 
 
-def _row(plan: Plan, module: nn.Module, bare: Bare, batch: int, eps: float) -> Row:
+def _row(plan: Plan, module: nn.Module, inputs: Tensor, labels: Tensor, eps: float) -> Row:
     classifier = Classifier(module)
-    chunk = warmed(classifier, bare.inputs)
+    chunk = warmed(classifier, inputs)
     attack = PGD(eps=eps, steps=STEPS)
 
     def job() -> AttackResult:
-        return attack(classifier, bare.inputs, bare.classes)
+        return attack(classifier, inputs, labels)
 
-    result, images = job(), len(bare.inputs)
+    result, images = job(), len(inputs)
     needed = int(result.passes.sum())
+    bare = Bare(module, result.adversarial, labels, cross_entropy)
+    batch = bare.best_batch()
     found = pairs(job, lambda: bare.run(STEPS, batch), plan.pairs)
     share = STEPS * images / needed
     return Row(
