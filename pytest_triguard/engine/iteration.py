@@ -132,7 +132,7 @@ class _Run:
         self.feed = Feed(batches, model.device)
         self.look_every = 1 if is_host(model.device) else LOOK_EVERY
         self.active: Rows | None = None
-        self.again: list[Rows] = []
+        self.ready: list[Rows] = []
         self.ended: list[Rows] = []
         self.judged: tuple[Rows, Tensor] | None = None
 
@@ -148,13 +148,13 @@ class _Run:
     # --- who is stepped -------------------------------------------------------------------------
 
     def refill(self, free: list[int]) -> None:
-        """Give free places to waiting rows; close the gaps that stay."""
+        """Give free places to rows that are ready; close the gaps that stay."""
         held = 0 if self.active is None else len(self.active) - len(free)
-        fresh = self.waiting(max(0, self.model.chunk.rows - held))
-        if self.active is not None and fresh is not None and len(fresh) == len(free):
-            self.active.put(free, fresh)
+        ready = self.waiting(max(0, self.model.chunk.rows - held))
+        if self.active is not None and ready is not None and len(ready) == len(free):
+            self.active.put(free, ready)
             return
-        parts = [] if fresh is None else [fresh]
+        parts = [] if ready is None else [ready]
         if self.active is not None and held:
             gone = set(free)
             stay = [place for place in range(len(self.active)) if place not in gone]
@@ -164,17 +164,24 @@ class _Run:
     def waiting(self, count: int) -> Rows | None:
         """Return up to `count` rows at their start: restarts first, then new samples."""
         parts: list[Rows] = []
-        while self.again and count:
-            rows = self.again.pop()
+        while count and (self.ready or self.stock(count)):
+            rows = self.ready.pop()
             if len(rows) > count:
-                self.again.append(rows.part(slice(count, None)))
+                self.ready.append(rows.part(slice(count, None)))
                 rows = rows.part(slice(0, count))
             parts.append(rows)
             count -= len(rows)
-        pieces = self.feed.take(count)
-        if pieces:
-            parts.append(self.fresh(join(pieces)))
         return joined(parts) if parts else None
+
+    def stock(self, count: int) -> bool:
+        """Make new samples ready; return whether there were any.
+
+        Half a chunk at least: places fall free few by few, and a start has its fixed cost.
+        """
+        pieces = self.feed.take(max(count, self.model.chunk.rows // 2))
+        if pieces:
+            self.ready.append(self.fresh(join(pieces)))
+        return bool(pieces)
 
     def fresh(self, batch: Batch) -> Rows:
         """Return new samples at the start of their search."""
@@ -278,7 +285,7 @@ class _Run:
             yield from self.settle(rows, [bool(won) for won in seen[: len(rows)]])
         if active is not None:
             yield from self.leave(active, seen[-len(active) :])
-        elif self.again:
+        elif self.ready:
             self.refill([])
         waiting = sum(len(rows) for rows in self.ended)
         full = waiting >= self.model.chunk.rows
@@ -293,7 +300,7 @@ class _Run:
         ended = [place for place, taken in enumerate(steps) if taken == last]
         done = [place for place, taken in enumerate(steps) if taken < min(rows.steps[place], last)]
         if done:
-            left = rows.pick(done)
+            left = rows.pick(done, _handed_out("points"))
             left.steps = [steps[place] for place in done]
             # The pass that saw the success counts, though no step followed it.
             left.spent = [
@@ -305,7 +312,7 @@ class _Run:
             left.steps = [last] * len(ended)
             left.spent = [before + last for before in left.spent]
             self.ended.append(left)
-        if done or ended or self.again:
+        if done or ended or (self.ready and len(rows) < self.model.chunk.rows):
             self.refill(sorted(done + ended))
 
     @torch.no_grad()
@@ -342,13 +349,14 @@ class _Run:
         ]
         if over:
             source = "best_points" if self.method.restarts > 1 else "points"
-            yield _outcome(rows.pick(over), source, [won[place] for place in over])
+            left = rows.pick(over, _handed_out(source))
+            yield _outcome(left, source, [won[place] for place in over])
         if len(over) < len(rows):
             gone = set(over)
             rows = rows.pick([place for place in range(len(rows)) if place not in gone])
             rows.starts = [before + 1 for before in rows.starts]
             rows["restart"] = rows["restart"] + 1
-            self.again.append(self.started(rows))
+            self.ready.append(self.started(rows))
 
 
 def _defined(logits: Tensor) -> Tensor:
@@ -364,6 +372,11 @@ def _keep_best(rows: Rows, won: Tensor, loss: Tensor) -> Tensor:
     rows["best_loss"] = torch.where(better, loss, rows["best_loss"])
     rows["best_won"] = won | best_won
     return rows["best_won"]
+
+
+def _handed_out(points: str) -> set[str]:
+    """Return the names of the tensors an outcome is made of."""
+    return {points, "clean", "labels", "keys", *(f"path_{name}" for name in PATH)}
 
 
 def _outcome(rows: Rows, points: str, success: list[bool]) -> Outcome:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Container, Hashable
 from dataclasses import dataclass, field
 
 import torch
@@ -58,8 +58,8 @@ class Rows:
             {name: value[part] for name, value in self.tensors.items()},
         )
 
-    def pick(self, places: list[int]) -> Rows:
-        """Return the rows at some places, copied."""
+    def pick(self, places: list[int], names: Container[str] | None = None) -> Rows:
+        """Return the rows at some places, copied, with all they carry or what is named."""
         index = self._index(places)
         return Rows(
             [self.positions[each] for each in places],
@@ -67,7 +67,11 @@ class Rows:
             [self.steps[each] for each in places],
             [self.starts[each] for each in places],
             [self.spent[each] for each in places],
-            {name: value.index_select(0, index) for name, value in self.tensors.items()},
+            {
+                name: value.index_select(0, index)
+                for name, value in self.tensors.items()
+                if names is None or name in names
+            },
         )
 
     def put(self, places: list[int], rows: Rows) -> None:
