@@ -54,6 +54,7 @@ class Record:
         subject: What was asked of each sample, in words and units.
         method: How it was answered, and at what budget.
         parameters: Method and its parameters.
+        diagnostics: Numbers the method says about itself, such as its completeness error.
         classifier: Fingerprint of weights and architecture.
         data: Fingerprint of the inputs and labels that were used.
         passes: Forward and backward passes, counted in samples.
@@ -89,6 +90,7 @@ class Record:
     subject: str = ""
     method: str = ""
     parameters: dict[str, Any] = field(default_factory=dict)
+    diagnostics: dict[str, float] = field(default_factory=dict)
     classifier: str = ""
     data: str = ""
     passes: dict[str, int] = field(default_factory=dict)

@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from pytest_triguard.engine.equality import fingerprint
 from pytest_triguard.engine.geometry import NORMS, Norm
 from pytest_triguard.engine.iteration import PATH, Outcome
 from pytest_triguard.engine.model import Model
@@ -101,7 +102,7 @@ class Attack(ABC):
         """Return the hyperparameters as plain values, for records and messages."""
         values = {each.name: getattr(self, each.name) for each in fields(self)}
         eps = self.eps
-        values["eps"] = eps.tolist() if isinstance(eps, Tensor) else float(eps)
+        values["eps"] = fingerprint(eps) if isinstance(eps, Tensor) else float(eps)
         return {"attack": self.name} | values | {"seed": self.drawn_seed}
 
     def describe(self) -> str:

@@ -12,12 +12,13 @@ from torch import Tensor
 
 from pytest_triguard.attributions.base import Attribution
 from pytest_triguard.attributions.baselines import Baseline, baseline_inputs, check_baseline
+from pytest_triguard.engine.equality import fingerprint
 from pytest_triguard.engine.estimators import Copies, Mean, expected_gradient
 from pytest_triguard.engine.geometry import per_row
 from pytest_triguard.engine.model import Model
 from pytest_triguard.engine.samples import Batch
 from pytest_triguard.running import running
-from pytest_triguard.validation import describe, one_of, whole
+from pytest_triguard.validation import one_of, whole
 
 RULES = ("midpoint", "gauss_legendre")
 
@@ -61,7 +62,7 @@ class IntegratedGradients(Attribution):
         """Return the hyperparameters as plain values, for records and messages."""
         values = super().parameters()
         if isinstance(self.baseline, Tensor):
-            values["baseline"] = describe(self.baseline)
+            values["baseline"] = fingerprint(self.baseline)
         return values
 
     def explain(self, model: Model, batch: Batch) -> Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -11,6 +10,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from pytest_triguard.engine.equality import fingerprint
 from pytest_triguard.errors import InputError, InputTypeError
 from pytest_triguard.validation import describe, number, whole
 
@@ -144,9 +144,7 @@ def _check_bounds(bounds: Any) -> None:
 
 def _plain(value: Any) -> Any:
     if isinstance(value, Tensor):
-        content = value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
-        digest = hashlib.blake2b(content, digest_size=8).hexdigest()
-        return f"{tuple(value.shape)} {value.dtype} {digest}"
+        return fingerprint(value)
     if isinstance(value, Sequence) and not isinstance(value, str):
         return [_plain(each) for each in value]
     return value

@@ -227,6 +227,7 @@ class Check:
             subject=finding.subject,
             method=finding.method,
             parameters=finding.parameters,
+            diagnostics=finding.diagnostics,
             classifier=classifier.fingerprint(),
             data=run.samples.fingerprint,
             passes=run.model.passes.to_dict(),

@@ -19,6 +19,7 @@ from pytest_triguard.attributions.baselines import BASELINES, check_baseline
 from pytest_triguard.checks.clean import finite_maps, require_finite
 from pytest_triguard.checks.columns import Columns
 from pytest_triguard.checks.finding import Finding, describe_ball, rows, worst_places
+from pytest_triguard.engine.equality import fingerprint
 from pytest_triguard.engine.model import Model
 from pytest_triguard.engine.samples import Batch, Feed
 from pytest_triguard.errors import InputError, InputTypeError
@@ -105,7 +106,10 @@ def measure_drift(
         run.tune(2 * attribution.passes_per_sample)
         pairs = _between_baselines(run, attribution, between, about)
         subject = f"between the baselines {between.title}"
-        parameters: list[Any] = [_named(between.first), _named(between.second)]
+        ends = (between.first, between.second)
+        parameters: list[Any] = [
+            fingerprint(each) if isinstance(each, Tensor) else each for each in ends
+        ]
     else:
         attack = between.attack
         attack.check_eps_for(run)
@@ -222,7 +226,8 @@ def _finding(
         subject=subject,
         method=attribution.describe()
         + "".join(f"; {name} {value:.2g}" for name, value in medians.items()),
-        parameters=attribution.parameters() | metric.parameters() | medians,
+        parameters=attribution.parameters() | metric.parameters(),
+        diagnostics=medians,
         worst=rows(
             ids,
             worst_places(values, largest=True),

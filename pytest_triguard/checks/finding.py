@@ -52,7 +52,8 @@ class Finding:
         undefined: Number of samples for which the metric is undefined.
         subject: What was asked of each sample, in words and units.
         method: How it was answered, and at what budget.
-        parameters: Method and parameters as plain values.
+        parameters: Method and parameters as plain values: what was asked, not what was found.
+        diagnostics: Numbers the method says about itself, such as its completeness error.
         worst: The worst samples, worst first: id, and what is known about each.
         unknown: Number of samples whose value is not known although it is defined.
         counterexamples: Makes the inputs worth saving, when the check fails.
@@ -66,6 +67,7 @@ class Finding:
     subject: str
     method: str
     parameters: dict[str, Any]
+    diagnostics: dict[str, float] = field(default_factory=dict)
     worst: list[dict[str, Any]] = field(default_factory=list)
     unknown: int = 0
     counterexamples: Callable[[], list[Counterexample]] = list

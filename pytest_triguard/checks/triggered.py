@@ -101,8 +101,8 @@ def _recall_finding(
         subject=f"share of the {trigger.name} trigger's pixels among as many top pixels of the map "
         f"of class {target}{level}",
         method=attribution.describe(),
-        parameters=attribution.parameters()
-        | {"trigger": trigger.parameters(), "target": target, "chance": chance},
+        parameters=attribution.parameters() | {"trigger": trigger.parameters(), "target": target},
+        diagnostics={} if chance is None else {"chance level": chance},
         worst=rows(ids, worst_places(values, largest=False), value=values),
     )
 

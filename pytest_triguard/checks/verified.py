@@ -18,8 +18,8 @@ from pytest_triguard.checks.finding import (
     describe_ball,
     plain_id,
 )
+from pytest_triguard.engine.equality import fingerprint
 from pytest_triguard.running import Run
-from pytest_triguard.validation import describe
 from pytest_triguard.verification import SampleVerdict, Stage, Tally, verify_stream
 from pytest_triguard.verification.cascade import ATTACK_STEPS
 
@@ -66,7 +66,7 @@ def measure_verified(
         method=_budgeted(method, budget, seed, tally.stages, reasons),
         parameters={
             "method": method,
-            "eps": describe(eps) if isinstance(eps, Tensor) else float(eps),
+            "eps": fingerprint(eps) if isinstance(eps, Tensor) else float(eps),
             "norm": norm,
             "budget": budget,
             "arithmetic": "real",

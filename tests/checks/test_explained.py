@@ -233,7 +233,7 @@ def test_the_completeness_error_is_reported():
     method = attributions.get("integrated_gradients", points=5)
     found = assert_entropy_below(subject, inputs, 1, labels=labels, attribution=method)
     error = method.completeness_error(subject, inputs, labels).median()
-    assert found.parameters["median completeness error"] == close(float(error))
+    assert found.record.diagnostics["median completeness error"] == close(float(error))
     assert f"median completeness error {float(error):.2g}" in found.record.method
 
 
@@ -254,7 +254,7 @@ def test_a_completeness_error_without_a_number_is_left_out():
     inputs = images((1, 3, 3), 4, dtype=torch.float32)
     labels = torch.zeros(4, dtype=torch.int64)
     found = assert_entropy_below(Classifier(Constant()), inputs, 1, labels=labels)
-    assert "median completeness error" not in found.parameters
+    assert "median completeness error" not in found.record.diagnostics
 
 
 def test_the_worst_have_the_largest_values():

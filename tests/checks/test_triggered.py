@@ -108,7 +108,7 @@ def test_the_chance_level_is_told(subject, inputs, trigger):
     found = assert_trigger_recall(
         subject, inputs, trigger, at_least=0, attribution="saliency", undefined_at_most=1
     )
-    assert found.parameters["chance"] == pytest.approx(9 / 30)
+    assert found.record.diagnostics["chance level"] == pytest.approx(9 / 30)
     assert "chance level 0.3" in found.record.subject
 
 
@@ -169,7 +169,7 @@ def test_where_no_sample_counts_the_check_is_inconclusive(trigger, inputs):
     record = caught.value.record
     assert (record.value, record.n, record.undefined, record.worst) == (None, 0, 0, [])
     assert record.reason == f"none of {COUNT} samples counts"
-    assert record.parameters["chance"] is None
+    assert record.diagnostics == {}
 
 
 def test_zero_maps_are_counted_and_named(inputs, trigger):
