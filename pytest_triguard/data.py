@@ -25,7 +25,8 @@ from pytest_triguard.errors import InputError, InputTypeError
 from pytest_triguard.validation import describe, whole
 
 BOUNDS_TOLERANCE = 1e-6
-_READ_ROWS = 256
+_READ_ROWS = 32
+"""Samples of a Dataset that are read at once; what is read ahead of a chunk is held beside it."""
 _READ_BYTES = 64 * 2**20
 _RANDOM = (RandomSampler, SubsetRandomSampler, WeightedRandomSampler)
 

@@ -75,7 +75,7 @@ def main(method: str, name: str, samples: str, chunk: str, passes: str) -> None:
     torch.set_num_threads(1)
     module = network(name)
     for each in ("bare", method):
-        run(module, each, name, 2, 2, 2)
+        run(module, each, name, 8, 2, 2)
     Path("/proc/self/clear_refs").write_text("5")  # forgets the largest resident set
     loaded = resident("VmRSS")
     run(module, method, name, int(samples), int(chunk), int(passes))
