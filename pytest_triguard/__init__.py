@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from pytest_triguard import attributions as attributions
     from pytest_triguard import backdoors as backdoors
     from pytest_triguard import metrics as metrics
+    from pytest_triguard import strategies as strategies
     from pytest_triguard import verification as verification
     from pytest_triguard.assertions import assert_accuracy as assert_accuracy
     from pytest_triguard.assertions import (
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _FAMILIES = ("attacks", "attributions", "backdoors", "metrics", "verification")
+_NEEDS_MORE = ("strategies",)  # not in __all__: not every install has the package they need
 _HOMES = {
     "Classifier": "classifier",
     "Measurement": "measurement",
@@ -66,7 +68,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name in _FAMILIES:
+    if name in _FAMILIES or name in _NEEDS_MORE:
         return importlib.import_module(f"{__name__}.{name}")
     if name in _HOMES:
         return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)

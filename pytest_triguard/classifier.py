@@ -59,7 +59,7 @@ class Classifier:
         if not isinstance(module, nn.Module):
             raise InputTypeError(f"module must be a torch.nn.Module, but {describe(module)} came")
         self.module = module
-        self.bounds = _bounds(bounds)
+        self.bounds = read_bounds(bounds)
         self.normalization = _normalization(mean, std)
         self.classes = None if classes is None else tuple(str(each) for each in classes)
         self._lock = threading.RLock()
@@ -291,7 +291,13 @@ def _restore_generators(states: list[tuple[torch.device, Any]]) -> None:
             torch.get_device_module(device).set_rng_state(state, device)
 
 
-def _bounds(bounds: Any) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def read_bounds(bounds: Any) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return lower and upper ends of a valid range, equally long: one number, or one per channel.
+
+    Raises:
+        InputTypeError: If it is no pair, or an end is no number.
+        InputError: If an end is not finite, or the ends do not go together.
+    """
     if not isinstance(bounds, Sequence) or isinstance(bounds, str) or len(bounds) != 2:
         raise InputTypeError(f"bounds must be a pair (low, high), but {describe(bounds)} came")
     low, high = _channels("bounds", bounds[0]), _channels("bounds", bounds[1])

@@ -1,6 +1,6 @@
 """Command line options and their ini twins: read, validated once, and turned into `Settings`.
 
-Every option `--triguard-NAME` has an ini twin `triguard_NAME`, `--triguard-chunk` excepted.
+Options that change how a run works have an ini twin `triguard_NAME`; those for one run do not.
 Values are checked here rather than by pytest, so that an error names the option or the key.
 Nothing in this module imports torch.
 """
@@ -14,7 +14,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from pytest_triguard import device_names
 from pytest_triguard.errors import ConfigError
 from pytest_triguard.settings import Settings
 
@@ -23,6 +22,10 @@ if TYPE_CHECKING:
 
 LARGEST_SEED = 2**63 - 1
 DEFAULT_ARTIFACTS = ".triguard/artifacts"
+
+JUNIT = ("properties", "none")
+"""Whether a test in the JUnit file has its numbers as properties. The schema that the xUnit plugin
+of Jenkins holds a file against does not know properties of a test."""
 
 _OFF = frozenset({"none", "false", "off"})
 
@@ -35,6 +38,8 @@ def read_device(value: object) -> str:
     """
     if not isinstance(value, str):
         raise ValueError(f"{value!r} is not a device name: use cpu, cuda, cuda:1 or mps, as text")
+    from pytest_triguard import device_names
+
     try:
         return device_names.parse(value.strip())
     except ConfigError as error:
@@ -82,6 +87,17 @@ def read_confidence(value: object) -> float | Literal[False]:
     return number
 
 
+def read_junit(value: object) -> str:
+    """Return what of a check the JUnit file has beside the failure.
+
+    Raises:
+        ValueError: If `value` is not one of the choices.
+    """
+    if value not in JUNIT:
+        raise ValueError(f"{value!r} is not a choice: use {' or '.join(JUNIT)}")
+    return str(value)
+
+
 def read_path(value: object) -> str:
     """Return a path as text, with `~` expanded.
 
@@ -116,7 +132,7 @@ class Option(NamedTuple):
     """One option of the command line, and its ini twin.
 
     Attributes:
-        name: Last part of `--triguard-NAME` and of `triguard_NAME`; also the field of `Settings`.
+        name: Last part of `--triguard-NAME` and, with underscores, of `triguard_NAME`.
         metavar: Placeholder of the value in `pytest --help`.
         help: What it does, with the default.
         read: Turns what the user wrote into a plain value, or raises `ValueError`.
@@ -137,7 +153,7 @@ class Option(NamedTuple):
     @property
     def key(self) -> str:
         """The option as the ini file spells it."""
-        return f"triguard_{self.name}"
+        return f"triguard_{self.name.replace('-', '_')}"
 
     def from_command_line(self, text: str) -> Any:
         """Read a value of the command line; an error lists the valid choices."""
@@ -179,13 +195,40 @@ OPTIONS = (
         read_path,
     ),
     Option(
+        "junit",
+        "WHAT",
+        "give each test in the JUnit file the numbers of its checks as properties, or none where "
+        "the file is validated strictly: properties or none (default: properties)",
+        read_junit,
+    ),
+    Option(
+        "baseline",
+        "DIR",
+        "compare every check with its baseline in this folder of JSON files (default: none)",
+        read_path,
+    ),
+    Option(
         "chunk",
         "N",
         "rows per forward pass, to repeat a run exactly (default: the fastest, found by timing)",
         read_count,
         ini=False,
     ),
+    Option(
+        "min-checks",
+        "N",
+        "fail the run if fewer than N checks decided, that is passed or failed (default: none)",
+        read_count,
+        ini=False,
+    ),
 )
+FLAGS = {
+    "update": "write the baselines of the checks whose thresholds hold instead of comparing with "
+    "them; others stay as they are; refused where the environment variable CI is set",
+    "update-force": "the same, also where the environment variable CI is set",
+}
+"""Options without a value and without an ini twin, as they decide what is committed."""
+
 BY_KEY = {option.key: option for option in OPTIONS if option.ini}
 
 
@@ -201,8 +244,15 @@ def add_options(parser: pytest.Parser) -> None:
             type=option.from_command_line,
             default=None,
         )
+    for name, text in FLAGS.items():
+        group.addoption(f"--triguard-{name}", dest=_dest(name), action="store_true", help=text)
+    for option in OPTIONS:
         if option.ini:
             parser.addini(option.key, f"{option.help}; same as {option.flag}", default=None)
+
+
+def _dest(name: str) -> str:
+    return f"triguard_{name.replace('-', '_')}"
 
 
 class Given(NamedTuple):
@@ -232,16 +282,19 @@ def given_options(config: pytest.Config) -> dict[str, Given]:
     Raises:
         ConfigError: If the ini file has an unknown key or a wrong value.
     """
-    from pytest_triguard.inifile import ini_values
+    given: dict[str, Given] = {}
+    if config.inipath is not None or config.getoption("override_ini", None):
+        from pytest_triguard.inifile import ini_values
 
-    given = {
-        BY_KEY[key].name: Given(_read(BY_KEY[key], value, source), source, folder)
-        for key, (value, source, folder) in ini_values(config, BY_KEY).items()
-    }
+        for key, (value, source, folder) in ini_values(config, BY_KEY).items():
+            given[BY_KEY[key].name] = Given(_read(BY_KEY[key], value, source), source, folder)
     for option in OPTIONS:
         value = config.getoption(option.key, None)
         if value is not None:
             given[option.name] = Given(value, option.flag, config.invocation_params.dir)
+    for name in FLAGS:
+        if config.getoption(_dest(name), False):
+            given[name] = Given(True, f"--triguard-{name}", config.invocation_params.dir)
     return given
 
 
@@ -268,6 +321,8 @@ def settings_from(given: Mapping[str, Given], rootdir: Path) -> Settings:
         chunk=values.get("chunk"),
         artifacts=given["artifacts"].path if "artifacts" in given else rootdir / DEFAULT_ARTIFACTS,
         json=given["json"].path if "json" in given else None,
+        baseline=given["baseline"].path if "baseline" in given else None,
+        update=any(name in given for name in FLAGS),
     )
 
 
@@ -280,7 +335,37 @@ def check_paths(given: Mapping[str, Given]) -> None:
     if "json" in given:
         _check_file(given["json"])
     if "artifacts" in given:
-        _check_folder(given["artifacts"])
+        _check_folder(given["artifacts"].path, given["artifacts"].source)
+
+
+def check_baselines(given: Mapping[str, Given]) -> None:
+    """Check that the baselines can be read and, where they are to be updated, written.
+
+    Raises:
+        ConfigError: If a file in the folder is no baseline, or they must not be updated.
+    """
+    update = next((given[name] for name in FLAGS if name in given), None)
+    if "baseline" not in given:
+        if update is not None:
+            raise ConfigError(
+                f"{update.source} needs a folder to write to: --triguard-baseline=DIR or the ini "
+                "key triguard_baseline"
+            )
+        return
+    if update is not None:
+        if os.environ.get("CI") and "update-force" not in given:
+            raise ConfigError(
+                f"{update.source} is refused where the environment variable CI is set, for a gate "
+                "must not move its own baseline: update it where you can review the change, or "
+                "use --triguard-update-force"
+            )
+        _check_folder(given["baseline"].path, given["baseline"].source)
+    from pytest_triguard.baseline import check_folder
+
+    try:
+        check_folder(given["baseline"].path)
+    except ConfigError as error:
+        raise ConfigError(f"{given['baseline'].source}: {error}") from error
 
 
 def _check_file(given: Given) -> None:
@@ -289,21 +374,17 @@ def _check_file(given: Given) -> None:
         raise ConfigError(f"{source}: {path} is a folder, expected the path of a file")
     if path.exists() and not path.is_file():
         raise ConfigError(f"{source}: {path} is not a regular file, so it cannot be replaced")
-    if not path.parent.is_dir():
-        problem = "is not a folder" if path.parent.exists() else "does not exist"
-        raise ConfigError(f"{source}: cannot write {path}: {path.parent} {problem}")
-    _check_writable(path.parent, source)
+    _check_folder(path.parent, source)
 
 
-def _check_folder(given: Given) -> None:
-    existing = given.path
+def _check_folder(path: Path, source: str) -> None:
+    """Check that a folder can be written to, or made."""
+    existing = path
     while not existing.exists():
         existing = existing.parent
     if not existing.is_dir():
-        raise ConfigError(
-            f"{given.source}: cannot make the folder {given.path}: {existing} is not a folder"
-        )
-    _check_writable(existing, given.source)
+        raise ConfigError(f"{source}: cannot make the folder {path}: {existing} is not a folder")
+    _check_writable(existing, source)
 
 
 def _check_writable(folder: Path, source: str) -> None:

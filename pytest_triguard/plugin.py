@@ -36,13 +36,15 @@ from pytest_triguard.runtime import (
     start_run,
     start_test,
 )
-from pytest_triguard.settings import current_session, use_session
+from pytest_triguard.settings import is_in_force, use_session
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from pytest_triguard.files import Identity
     from pytest_triguard.record import Record
     from pytest_triguard.reporting.run import Run
+    from pytest_triguard.settings import Settings
 
 __all__ = [
     "triguard",
@@ -70,7 +72,14 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", markers.DESCRIPTION)
     config.pluginmanager.register(Refuser(), "triguard-refuser")
     if not is_worker(config):
-        config.pluginmanager.register(Controller(config), "triguard-controller")
+        controller = Controller(config)
+        config.pluginmanager.register(controller, "triguard-controller")
+        asked = config.getoption("triguard_min_checks")
+        if asked is not None:
+            from pytest_triguard.minimum import MinimumChecks
+
+            minimum = MinimumChecks(config, controller.store, asked)
+            config.pluginmanager.register(minimum, "triguard-min-checks")
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -83,6 +92,8 @@ def pytest_sessionstart(session: pytest.Session) -> None:
             return
         options.check_paths(runtime.given)
         looking = any(config.getoption(name, False) for name in _LOOKING)
+        if not looking:
+            options.check_baselines(runtime.given)
         if needs_torch(runtime.settings.device) and not looking:
             resolve_device(runtime.settings.device)
 
@@ -122,17 +133,22 @@ def pytest_runtest_makereport(
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Put the records of a phase on its report; fail a marked test that checked nothing."""
     run = item.stash.get(TEST_RUN, None)
-    if run is None or current_session() is run.session:  # within a phase: a subtest reports
+    if run is None or is_in_force(run.session):  # within a phase: a subtest reports
         return (yield)
+    if call.when == "teardown":
+        run.session.end()
     records = run.session.records
     if call.when == "setup":
         _keep_fixture_records(item, records)
-    if records:
-        transport.set_properties(item, records.values())
+    if records and item.config.stash[RUNTIME].writes_properties:
+        transport.set_properties(item, list(records.values()))
     report = yield
     if records:
         transport.attach(report, run.unreported())
         transport.shorten(report)
+        if run.session.unheard and report.passed and not hasattr(report, "wasxfail"):
+            _tell_unheard(report, run)
+        run.session.unheard.clear()
     elif call.when == "call" and report.passed and markers.is_marked(item):
         _demand_check(report, run)
     return report
@@ -158,6 +174,20 @@ def _demand_check(report: pytest.TestReport, run: TestRun) -> None:
     )
     if hasattr(report, "wasxfail"):  # an unexpected pass is not what went wrong
         del report.wasxfail
+
+
+def _tell_unheard(report: pytest.TestReport, run: TestRun) -> None:
+    """Fail a test that passed although a check of it failed in a thread."""
+    from pytest_triguard.reporting.message import failure_message
+
+    session = run.session
+    told = [failure_message(session.records[name]) for name in dict.fromkeys(session.unheard)]
+    report.outcome = "failed"
+    told.append(
+        f"It failed in a thread, and {session.nodeid} passed nevertheless: let the failure reach "
+        "the test, as the result() of a future does."
+    )
+    report.longrepr = "\n\n".join(told)
 
 
 @contextmanager
@@ -193,7 +223,17 @@ class Controller:
         self.clock = time.perf_counter()
         self.store = transport.Store()
         self.written: Path | None = None
-        self.unwritten: str | None = None
+        self.before: Identity | None = None
+        self.unwritten: list[str] = []
+        self.updated: list[str] = []
+
+    def pytest_sessionstart(self) -> None:
+        """Remember which report is there, to tell it from one that another run writes."""
+        path = self.config.stash[RUNTIME].settings.json
+        if path is not None:
+            from pytest_triguard import files
+
+            self.before = files.identity(path)
 
     def pytest_report_header(self) -> str | None:
         """State the settings in one line, if any option or ini key was given."""
@@ -227,6 +267,8 @@ class Controller:
             return
         settings = self.config.stash[RUNTIME].settings
         records = self.store.records()
+        if records and settings.update:
+            self._update_baselines(session, settings, records)
         if not records and settings.json is None:
             return
         from pytest_triguard.reporting import json, junit
@@ -236,11 +278,16 @@ class Controller:
             junit.add_suite_properties(self.config, run, records)
         if settings.json is not None:
             try:
-                json.write(settings.json, run, records)
+                self.written = json.write(settings.json, run, records, self.before)
             except OSError as error:
-                self._lose_report(session, error)
+                self._lose(session, f"the JSON report is lost: {error}")
             else:
-                self.written = settings.json
+                if self.written != settings.json:
+                    self._lose(
+                        session,
+                        f"another run has written {settings.json} meanwhile, so the JSON report of "
+                        f"this one is {self.written}",
+                    )
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
@@ -252,8 +299,33 @@ class Controller:
             terminal.write(terminalreporter, records, verbosity)
         if self.written is not None and verbosity >= 0:
             terminalreporter.write_sep("-", f"generated JSON report: {self.written}")
-        if self.unwritten is not None:
-            terminalreporter.write_line(self.unwritten, red=True)
+        for line in self.updated:
+            terminalreporter.write_line(line)
+        for line in self.unwritten:
+            terminalreporter.write_line(line, red=True)
+
+    def _update_baselines(
+        self, session: pytest.Session, settings: Settings, records: list[Record]
+    ) -> None:
+        """Write the baselines of the checks whose thresholds hold, and say of which they do not."""
+        from pytest_triguard import baseline
+        from pytest_triguard.reporting.run import installed_versions
+
+        if settings.baseline is None:
+            return
+        kept = [record for record in records if record.per_sample is not None]
+        try:
+            paths = baseline.write(settings.baseline, kept, installed_versions())
+        except (OSError, ConfigError) as error:
+            self._lose(session, f"the baselines are not updated: {error}")
+            return
+        self.updated += [f"triguard: wrote the baselines in {path}" for path in paths]
+        self.updated += [
+            f"triguard: no baseline written for {record.nodeid} ({record.name}), for its threshold "
+            f"is not met: {record.gate}"
+            for record in records
+            if record.per_sample is None
+        ]
 
     def _run(self) -> Run:
         from pytest_triguard.reporting.run import Run
@@ -265,8 +337,8 @@ class Controller:
             seconds=time.perf_counter() - self.clock,
         )
 
-    def _lose_report(self, session: pytest.Session, error: OSError) -> None:
-        """Say that the report is lost; a run that was fine otherwise is not."""
-        self.unwritten = f"triguard: the JSON report is lost: {error}"
+    def _lose(self, session: pytest.Session, what: str) -> None:
+        """Say that a file is not where it should be; a run that was fine otherwise is not."""
+        self.unwritten.append(f"triguard: {what}")
         if session.exitstatus == pytest.ExitCode.OK:
             session.exitstatus = pytest.ExitCode.INTERNAL_ERROR

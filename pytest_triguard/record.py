@@ -41,7 +41,8 @@ class Record:
         value: The measured number, or None where no sample was defined.
         relation: How the value is held against the threshold.
         threshold: The threshold given to the assertion.
-        verdict: Outcome of the gate.
+        verdict: Outcome of the check: of its threshold and, where there is one, of its baseline.
+        gate: Outcome of the threshold alone.
         failed: Whether the assertion raised; an inconclusive check may be allowed to pass.
         n: Number of samples the value is computed from.
         undefined: Number of samples for which the metric is undefined.
@@ -63,6 +64,7 @@ class Record:
             prediction, or the value of the metric. Classes have a name too where there is one.
         artifacts: Paths of saved files.
         baseline: Comparison with the baseline, or None.
+        per_sample: Ids and outcomes or values, while a baseline is written, else None.
         device: Device the check ran on.
         seed: Seed of its random draws.
         chunk: Rows per pass that were used, or None where nothing was chunked.
@@ -85,6 +87,7 @@ class Record:
     interval: tuple[float, float] | None
     confidence: float | None
     claim: Literal["sample", "population"]
+    gate: Verdict | None = None
     reason: str = ""
     samples_needed: int | None = None
     subject: str = ""
@@ -98,6 +101,7 @@ class Record:
     worst: list[dict[str, Any]] = field(default_factory=list)
     artifacts: list[str] = field(default_factory=list)
     baseline: dict[str, Any] | None = None
+    per_sample: dict[str, Any] | None = None
     device: str = "cpu"
     seed: int = 0
     chunk: int | None = None
@@ -108,6 +112,7 @@ class Record:
         for each in fields(self):
             object.__setattr__(self, each.name, _plain(getattr(self, each.name), each.name))
         object.__setattr__(self, "verdict", Verdict(self.verdict))
+        object.__setattr__(self, "gate", Verdict(self.gate or self.verdict))
         if self.interval is not None:
             low, high = self.interval
             object.__setattr__(self, "interval", (low, high))
@@ -137,6 +142,7 @@ class Record:
         """Return the record as a dict of plain values, in field order."""
         return asdict(self) | {
             "verdict": self.verdict.value,
+            "gate": str(self.gate),
             "interval": None if self.interval is None else list(self.interval),
         }
 

@@ -88,7 +88,7 @@ class Reproducer:
         device = self.settings.device
         shown = [] if device is None else [f"--triguard-device={device}"]
         shown.append(f"--triguard-seed={self.settings.seed}")
-        for name in ("samples", "confidence", "chunk"):
+        for name in ("samples", "confidence", "chunk", "baseline"):
             value = self.config.getoption(f"triguard_{name}", None)
             if value is not None:
                 shown.append(f"--triguard-{name}={'none' if value is False else value}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import pytest
@@ -11,11 +12,12 @@ import pytest
 from pytest_triguard.markers import marked_settings
 from pytest_triguard.options import Given, given_options, settings_from
 from pytest_triguard.reporting import transport
-from pytest_triguard.reproduce import Reproducer, plain_nodeid
 from pytest_triguard.settings import Session, Settings
 
 if TYPE_CHECKING:
+    from pytest_triguard.baseline import Baselines
     from pytest_triguard.record import Record
+    from pytest_triguard.reproduce import Reproducer
 
 
 @dataclass(kw_only=True)
@@ -23,18 +25,25 @@ class Runtime:
     """One pytest run, on the controller or on a worker.
 
     Attributes:
+        config: The configuration of the run.
         settings: Settings of the run, before any marker; paths are absolute.
         given: What the command line and the ini file ask for, by name of the option.
-        reproducer: Makes the command that reruns a test.
         worker: Index of this worker of pytest-xdist, or None.
+        baselines: What earlier runs found, or None where nothing is compared.
         placed: Whether the device is the one this worker is to use.
     """
 
+    config: pytest.Config
     settings: Settings
     given: dict[str, Given]
-    reproducer: Reproducer
     worker: int | None
+    baselines: Baselines | None = None
     placed: bool = False
+
+    @property
+    def writes_properties(self) -> bool:
+        """Whether a test in the JUnit file has the numbers of its checks as properties."""
+        return "junit" not in self.given or self.given["junit"].value == "properties"
 
     def place(self) -> Settings:
         """Return the settings with the device that this worker is to use.
@@ -47,9 +56,16 @@ class Runtime:
             if self.worker is not None and needs_torch(device):
                 resolved = resolve_device(device, self.worker)
                 self.settings = replace(self.settings, device=resolved)
-                self.reproducer.settings = self.settings
             self.placed = True
         return self.settings
+
+    @cached_property
+    def reproducer(self) -> Reproducer:
+        """What makes the commands that rerun tests."""
+        from pytest_triguard.reproduce import Reproducer
+
+        known = self.config.stash.get(KNOWN_OPTIONS, frozenset())
+        return Reproducer(config=self.config, settings=self.place(), known=known)
 
 
 @dataclass(kw_only=True)
@@ -68,19 +84,27 @@ class TestRun:
 
     def unreported(self) -> list[Record]:
         """Return the records that are new or have changed since the last call."""
-        records = self.session.records
+        records = dict(self.session.records)  # a thread may add to it
         new = [each for name, each in records.items() if self.reported.get(name) is not each]
-        self.reported = dict(records)
+        self.reported = records
         return new
 
 
 class ItemSession(Session):
     """The session of a test, which makes its command only when it is asked for."""
 
-    def __init__(self, settings: Settings, item: pytest.Item, reproducer: Reproducer) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        item: pytest.Item,
+        reproducer: Reproducer,
+        baselines: Baselines | None,
+    ) -> None:
+        from pytest_triguard.reproduce import plain_nodeid
+
         self._item = item
         self._reproducer = reproducer
-        super().__init__(settings=settings, nodeid=plain_nodeid(item))
+        super().__init__(settings=settings, nodeid=plain_nodeid(item), baselines=baselines)
 
     @property
     def command(self) -> str:
@@ -107,15 +131,23 @@ def start_run(config: pytest.Config) -> Runtime:
     """
     given = given_options(config)
     settings = settings_from(given, config.rootpath)
-    known = config.stash.get(KNOWN_OPTIONS, frozenset())
     runtime = Runtime(
+        config=config,
         settings=settings,
         given=given,
-        reproducer=Reproducer(config=config, settings=settings, known=known),
         worker=worker_index(config),
+        baselines=_baselines(settings),
     )
     config.stash[RUNTIME] = runtime
     return runtime
+
+
+def _baselines(settings: Settings) -> Baselines | None:
+    if settings.baseline is None or settings.update:
+        return None
+    from pytest_triguard.baseline import Baselines
+
+    return Baselines(settings.baseline)
 
 
 def start_test(item: pytest.Item) -> TestRun:
@@ -128,7 +160,7 @@ def start_test(item: pytest.Item) -> TestRun:
     if item.stash.get(TEST_RUN, None) is not None:  # a rerun
         transport.set_properties(item, ())
     settings = marked_settings(runtime.place(), item)
-    run = TestRun(session=ItemSession(settings, item, runtime.reproducer))
+    run = TestRun(session=ItemSession(settings, item, runtime.reproducer, runtime.baselines))
     item.stash[TEST_RUN] = run
     return run
 

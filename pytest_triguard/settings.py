@@ -2,10 +2,13 @@
 
 The plugin sets the context around each test's setup, call and teardown.
 Outside pytest the defaults apply.
+A thread that a test starts has a context of its own, without a session; what it checks belongs to
+the test that runs.
 """
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -14,9 +17,10 @@ from itertools import chain, count
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from pytest_triguard.errors import InputError
+from pytest_triguard.errors import InputError, TriGuardError
 
 if TYPE_CHECKING:
+    from pytest_triguard.baseline import Baselines
     from pytest_triguard.record import Record
 
 Inconclusive = Literal["fail", "pass"]
@@ -38,6 +42,8 @@ class Settings:
         chunk: Rows per pass, or None to find the fastest by timing.
         artifacts: Folder for counterexamples, or None to save none.
         json: Path of the JSON report, or None to write none.
+        baseline: Folder of the baselines to compare with, or None to compare with none.
+        update: Whether baselines are written instead.
     """
 
     device: str | None = None
@@ -49,9 +55,11 @@ class Settings:
     chunk: int | None = None
     artifacts: Path | None = None
     json: Path | None = None
+    baseline: Path | None = None
+    update: bool = False
 
 
-@dataclass(kw_only=True)
+@dataclass(kw_only=True, eq=False)
 class Session:
     """The settings in force, and where the checks of one test leave their records.
 
@@ -60,14 +68,23 @@ class Session:
         nodeid: Node id of the running test, empty outside pytest.
         command: Start of the command that reruns this test, quoted for the shell.
         records: Records of this test by check name, in order of first evaluation.
+        baselines: What earlier runs found, or None where nothing is compared.
         sites: Check name by assertion and call site, so that repeated evaluation keeps one key.
+        thread: The thread that runs the test.
+        unheard: Names of the checks that failed in other threads, where no test fails by it.
+        over: Whether the test has been reported, so that another record would be lost.
     """
 
     settings: Settings = field(default_factory=Settings)
     nodeid: str = ""
     command: str = ""
     records: dict[str, Record] = field(default_factory=dict)
+    baselines: Baselines | None = None
     sites: dict[tuple[str, Site, str | None], str] = field(default_factory=dict)
+    thread: int = field(default_factory=threading.get_ident)
+    unheard: list[str] = field(default_factory=list)
+    over: bool = False
+    _lock: threading.RLock = field(default_factory=threading.RLock)
 
     def check_name(self, name: str | None, assertion: str, site: Site) -> str:
         """Return the name of a check: the user's, or the assertion's with its ordinal in the test.
@@ -82,16 +99,19 @@ class Session:
                 take the place of.
         """
         key = (assertion, site, name)
-        if key in self.sites:
-            return self.sites[key]
-        taken = {*self.sites.values(), *self.records}
-        if name is None:
-            names = (f"{assertion}-{ordinal}" for ordinal in count(2))
-            name = next(each for each in chain([assertion], names) if each not in taken)
-        elif name in taken:
-            raise InputError(f"name must be unique in a test, but a second check came as {name!r}")
-        self.sites[key] = name
-        return name
+        with self._lock:
+            if key in self.sites:
+                return self.sites[key]
+            taken = {*self.sites.values(), *self.records}
+            if name is None:
+                names = (f"{assertion}-{ordinal}" for ordinal in count(2))
+                name = next(each for each in chain([assertion], names) if each not in taken)
+            elif name in taken:
+                raise InputError(
+                    f"name must be unique in a test, but a second check came as {name!r}"
+                )
+            self.sites[key] = name
+            return name
 
     def keeps(self, record: Record) -> bool:
         """Return whether a record would be kept: whether it is the first or the worst so far."""
@@ -99,22 +119,65 @@ class Session:
         return previous is None or record.is_worse_than(previous)
 
     def add(self, record: Record) -> None:
-        """Keep a record; of several evaluations of one check keep the worst, and the count."""
-        previous = self.records.get(record.name)
-        self.records[record.name] = record if previous is None else previous.worse(record)
+        """Keep a record; of several evaluations of one check keep the worst, and the count.
+
+        Raises:
+            TriGuardError: If the test is over, as when it did not wait for its threads.
+        """
+        with self._lock:
+            if self.over:
+                raise TriGuardError(
+                    f"the check {record.name} ended after its test {self.nodeid}, so that no "
+                    "report has it: wait for the threads of a test before it ends"
+                )
+            previous = self.records.get(record.name)
+            self.records[record.name] = record if previous is None else previous.worse(record)
+            if record.failed and threading.get_ident() != self.thread:
+                self.unheard.append(record.name)
+
+    def end(self) -> None:
+        """Take no more records."""
+        with self._lock:
+            self.over = True
 
 
 _SESSION: ContextVar[Session | None] = ContextVar("pytest_triguard_session", default=None)
+_IN_FORCE: list[Session] = []
+"""The sessions that any thread has put in force, for the threads that have none themselves."""
 
 
 def current_session() -> Session | None:
-    """Return the session in force, or None outside a test."""
-    return _SESSION.get()
+    """Return the session in force, or None outside a test.
+
+    A thread that has none uses that of the thread that runs the tests: unlike a task, it does not
+    inherit the context it was started in.
+
+    Raises:
+        TriGuardError: If several threads run tests, so that a thread of a test cannot tell whose.
+    """
+    session = _SESSION.get()
+    if session is not None:
+        return session
+    here = threading.get_ident()
+    running = [each for each in _IN_FORCE if each.thread != here]
+    if not running:
+        return None
+    if len({each.thread for each in running}) > 1:
+        raise TriGuardError(
+            "several tests run at once, and a check in a thread cannot tell which of them started "
+            "it: run the thread's function with contextvars.copy_context().run"
+        )
+    return running[-1]
+
+
+def is_in_force(session: Session) -> bool:
+    """Return whether a session is the one of this thread at this moment."""
+    return _SESSION.get() is session
 
 
 def current_settings() -> Settings:
     """Return the settings in force, or the defaults outside a test."""
-    session = _SESSION.get()
+    session = current_session()
     return session.settings if session is not None else Settings()
 
 
@@ -122,7 +185,9 @@ def current_settings() -> Settings:
 def use_session(session: Session) -> Iterator[Session]:
     """Put a session in force for a `with` block."""
     token = _SESSION.set(session)
+    _IN_FORCE.append(session)
     try:
         yield session
     finally:
+        _IN_FORCE.remove(session)
         _SESSION.reset(token)

@@ -19,12 +19,15 @@ ROOT = Path(pytest_triguard.__file__).parent
 
 LAYERS = (
     "errors",
+    "files",
     "validation",
     "registry",
     "device_names",
     "record",
+    "baseline",
     "settings",
     "statistics",
+    "comparison",
     "gate",
     "measurement",
     "reporting",
@@ -39,11 +42,14 @@ LAYERS = (
     "verification",
     "checks",
     "assertions",
+    "strategies",
     "inifile",
     "options",
     "markers",
     "reproduce",
     "runtime",
+    "minimum",
+    "seeder",
     "fixtures",
     "plugin",
 )
@@ -107,15 +113,16 @@ def test_only_the_plugin_knows_pytest_and_reports_know_no_torch(path):
     if own == "reporting":
         assert foreign.isdisjoint({"torch", "numpy", "captum", "scipy"})
     elif LAYERS.index(own) < PYTEST_BEGINS:
-        assert foreign.isdisjoint({"pytest", "_pytest", "hypothesis"})
+        assert foreign.isdisjoint({"pytest", "_pytest"})
+    assert own == "strategies" or "hypothesis" not in foreign
+
+
+HEAVY = ("torch", "numpy", "captum", "scipy", "pytest", "hypothesis")
 
 
 def loaded_by(code):
     """Return the heavy libraries that running some code in a new interpreter loads."""
-    script = (
-        f"{code}\nimport sys\n"
-        "print(*(n for n in ('torch', 'numpy', 'captum', 'scipy', 'pytest') if n in sys.modules))"
-    )
+    script = f"{code}\nimport sys\nprint(*(n for n in {HEAVY} if n in sys.modules))"
     done = subprocess.run(
         [sys.executable, "-c", script], check=True, capture_output=True, text=True
     )
@@ -143,6 +150,12 @@ def test_importing_the_engines_loads_no_pytest():
         for path in files
     ]
     assert "pytest" not in loaded_by(f"import {', '.join(names)}")
+
+
+def test_only_the_strategies_load_hypothesis():
+    names = ", ".join(f"pytest_triguard.{name}" for name in LAYERS if name != "strategies")
+    assert "hypothesis" not in loaded_by(f"import {names}")
+    assert "hypothesis" in loaded_by("import pytest_triguard; pytest_triguard.strategies")
 
 
 def test_every_public_name_resolves():

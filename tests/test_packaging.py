@@ -86,6 +86,20 @@ def test_torch_has_a_lower_bound_and_no_upper_one():
 def test_nothing_heavy_beside_the_runtime_requirements():
     names = {each.name for each in runtime_requirements("pytest-triguard")}
     assert names == {"pytest", "torch", "captum", "numpy", "scipy"}
+    # What is used beside these comes with them.
+    assert "filelock" in {each.name for each in runtime_requirements("torch")}
+
+
+def test_the_examples_extra_brings_nothing_that_is_built_for_one_torch():
+    """Each torchvision pins one torch: asking for it would change the torch that is there."""
+    requirements = map(Requirement, metadata.requires("pytest-triguard") or ())
+    asked = {
+        each.name
+        for each in requirements
+        if each.marker is not None and each.marker.evaluate({"extra": "examples"})
+    }
+    assert "mlxtend" in asked
+    assert "torchvision" not in asked
 
 
 def test_the_entry_point_is_the_name_that_switches_the_plugin_off():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
 import tracemalloc
@@ -17,6 +18,8 @@ from pytest_triguard.errors import InputError, InputTypeError
 from pytest_triguard.statistics import (
     clopper_pearson,
     mean_interval,
+    paired_interval,
+    paired_rate_interval,
     parse_statistic,
     quantile_interval,
     samples_for_quantile,
@@ -410,3 +413,66 @@ class TestSamplesToDecide:
     def test_no_n_decides_constant_values_or_a_mean_on_its_threshold(self, values):
         assert samples_to_decide_mean(values, statistic_value(values, "mean"), 0.95) is None
         assert samples_to_decide_mean(np.full(5, 0.3), 0.9, 0.95) is None
+
+
+def mcnemar(worse, better):
+    """Return the two-sided p-value of the exact test."""
+    if worse + better == 0:
+        return 1.0
+    return stats.binomtest(worse, worse + better).pvalue
+
+
+@pytest.mark.parametrize("confidence", [0.9, 0.95, 0.99])
+@pytest.mark.parametrize(("worse", "better"), list(itertools.product(range(0, 40, 3), repeat=2)))
+def test_a_paired_rate_has_changed_exactly_when_mcnemar_says_so(worse, better, confidence):
+    low, high = paired_rate_interval(worse, better, 200, confidence)
+    p, error = mcnemar(worse, better), 1 - confidence
+    if not 0.99 * error < p <= error:  # a hundredth of the error goes to the changed share
+        assert (low > 0 or high < 0) == (p <= error)
+    assert -1 <= low <= (better - worse) / 200 <= high <= 1
+
+
+@pytest.mark.parametrize(
+    ("lost", "won"), [(0.0, 0.0), (0.1, 0.0), (0.05, 0.05), (0.3, 0.1), (0.02, 0.01), (0.9, 0.0)]
+)
+def test_a_paired_rate_interval_covers_at_least_as_often_as_it_says(lost, won):
+    """Summed over all outcomes of 40 pairs: no simulation, so no luck."""
+    n, confidence, covered = 40, 0.9, 0.0
+    for worse in range(n + 1):
+        for better in range(n + 1 - worse):
+            low, high = paired_rate_interval(worse, better, n, confidence)
+            if low <= won - lost <= high:
+                covered += stats.multinomial.pmf(
+                    [worse, better, n - worse - better], n, [lost, won, 1 - lost - won]
+                )
+    assert covered >= confidence
+
+
+def test_no_pairs_say_nothing_changed_and_wrong_counts_are_refused():
+    assert paired_rate_interval(0, 0, 0, 0.95) == (0.0, 0.0)
+    with pytest.raises(InputError, match="worse and better must fit into n"):
+        paired_rate_interval(3, 3, 5, 0.95)
+
+
+def test_the_paired_interval_of_a_mean_is_that_of_the_differences():
+    rng = np.random.default_rng(1)
+    before, after = rng.normal(size=(2, 50))
+    found = paired_interval(before, after, "mean", 0.95, seed=4)
+    assert found == mean_interval(after - before, 0.95, seed=4)
+
+
+@pytest.mark.parametrize("statistic", ["median", "p90"])
+def test_the_paired_interval_of_a_quantile_sees_a_shift(statistic):
+    rng = np.random.default_rng(2)
+    before = rng.normal(size=300)
+    low, high = paired_interval(before, before + rng.normal(0.5, 0.1, 300), statistic, 0.95, seed=0)
+    assert 0.3 < low < 0.5 < high < 0.7
+    # Equal differences leave nothing to resample.
+    assert paired_interval(before, before, statistic, 0.95, seed=0) is None
+
+
+@pytest.mark.parametrize("statistic", ["mean", "median"])
+def test_few_pairs_and_extremes_have_no_paired_interval(statistic):
+    rng = np.random.default_rng(3)
+    assert paired_interval(*rng.normal(size=(2, 19)), statistic, 0.95, seed=0) is None
+    assert paired_interval(*rng.normal(size=(2, 50)), "max", 0.95, seed=0) is None

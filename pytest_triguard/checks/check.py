@@ -11,8 +11,10 @@ from typing import Any, Literal, TypedDict, get_args
 
 from pytest_triguard.checks.artifacts import save_counterexamples
 from pytest_triguard.checks.callsite import call_site
+from pytest_triguard.checks.compared import compared, is_drawn, per_sample
 from pytest_triguard.checks.finding import Finding
 from pytest_triguard.classifier import Classifier
+from pytest_triguard.comparison import Allowance, parse_max_regression
 from pytest_triguard.errors import InputError, InputTypeError, TriGuardFailure, nearest
 from pytest_triguard.gate import (
     Decision,
@@ -28,6 +30,7 @@ from pytest_triguard.reporting.message import failure_message
 from pytest_triguard.running import Run, running
 from pytest_triguard.settings import (
     Inconclusive,
+    Session,
     Settings,
     current_session,
     current_settings,
@@ -47,7 +50,8 @@ class CheckOptions(TypedDict, total=False):
             claim; None for the marker's, the command line's or the ini file's.
         inconclusive: `"fail"` or `"pass"`, what becomes of an inconclusive check.
         undefined_at_most: Largest share of undefined samples that still lets the gate decide.
-        max_regression: Largest loss against the baseline; needs a baseline.
+        max_regression: Largest change for the worse against the baseline: a number, or a
+            percentage of the baseline's value such as `"2%"`; None for 0. Needs a baseline.
         seed: Seed of every random draw; None for the session's.
         ids: One unique id per sample, for reports, draws and baselines; default: its place.
     """
@@ -73,6 +77,7 @@ class Check:
     undefined_at_most: float
     seed: int
     ids: Sequence[Hashable] | None
+    allowance: Allowance
     started: float = field(default_factory=time.perf_counter)
     held: tuple[Classifier, Run] | None = None
 
@@ -87,10 +92,7 @@ class Check:
         """
         _refuse_unknown(assertion, options)
         settings, session = current_settings(), current_session()
-        if options.get("max_regression") is not None:
-            raise InputError(
-                "max_regression needs a baseline to compare with, but none is configured"
-            )
+        allowance = _allowance(options.get("max_regression"), session)
         name = options.get("name")
         if name is not None and (not isinstance(name, str) or not name.strip()):
             raise InputTypeError(f"name must be a non-empty string, but {describe(name)} came")
@@ -107,6 +109,7 @@ class Check:
             undefined_at_most=check_fraction("undefined_at_most", undefined_at_most),
             seed=whole("seed", _given(options.get("seed"), settings.seed)),
             ids=options.get("ids"),
+            allowance=allowance,
             name=session.check_name(name, title, call_site()) if session else name or title,
         )
 
@@ -170,6 +173,7 @@ class Check:
         )
         finding.metric = f"{statistic} {finding.metric}"
         finding.parameters |= {"statistic": statistic}
+        finding.statistic = statistic
         return self._conclude(finding, decision, relation, threshold)
 
     def _conclude(
@@ -178,13 +182,17 @@ class Check:
         __tracebackhide__ = True
         if not decision.n and not decision.undefined:
             decision = replace(decision, reason=f"none of {len(finding.values)} samples counts")
-        record = self._record(finding, decision, relation, threshold)
         session = current_session()
+        record = self._record(finding, decision, relation, threshold)
         if session is not None:
-            # A file belongs to the evaluation that is kept, not to every one of a loop.
-            if record.failed and session.keeps(record):
-                record = replace(record, artifacts=self._artifacts(finding, session.nodeid))
-            session.add(record)
+            record = self._against_baseline(record, finding, session)
+        if session is not None:
+            try:
+                # A file belongs to the evaluation that is kept, not to every one of a loop.
+                if record.failed and session.keeps(record):
+                    record = replace(record, artifacts=self._artifacts(finding, session.nodeid))
+            finally:  # also where warnings are errors, and a file could not be saved
+                session.add(record)
         if record.failed:
             raise TriGuardFailure(failure_message(record), record)
         return Measurement(
@@ -239,6 +247,28 @@ class Check:
             reproduce=self._reproduce(run),
         )
 
+    def _against_baseline(self, record: Record, finding: Finding, session: Session) -> Record:
+        """Compare a check with its baseline, or keep what a new one needs.
+
+        A check of drawn inputs is about other samples in every run, and has no baseline.
+        """
+        if is_drawn():
+            return record
+        if self.settings.update:
+            passed = record.gate is Verdict.PASSED
+            return replace(record, per_sample=per_sample(finding)) if passed else record
+        if session.baselines is None:
+            return record
+        return compared(
+            record,
+            finding,
+            session.baselines,
+            allowance=self.allowance,
+            confidence=self.confidence,
+            tolerated=self.inconclusive == "pass",
+            update=f"{session.command} --triguard-update",
+        )
+
     def _held(self) -> tuple[Classifier, Run]:
         if self.held is None:
             raise RuntimeError("a check is judged while its classifier is held ready")
@@ -268,6 +298,18 @@ def _refuse_unknown(assertion: Callable[..., Measurement], options: CheckOptions
             f"{assertion.__name__}() takes no argument {key!r}{hint} "
             f"(shared by all assertions: {', '.join(shared)})"
         )
+
+
+def _allowance(max_regression: Any, session: Session | None) -> Allowance:
+    """Return how much worse than its baseline a check may be."""
+    if max_regression is None:
+        return Allowance()
+    if session is None or (session.baselines is None and not session.settings.update):
+        raise InputError(
+            "max_regression needs a baseline to compare with, but none is configured: name its "
+            "folder with --triguard-baseline=DIR or the ini key triguard_baseline"
+        )
+    return parse_max_regression(max_regression)
 
 
 def _given(value: Any, default: Any) -> Any:

@@ -57,6 +57,7 @@ class Finding:
         worst: The worst samples, worst first: id, and what is known about each.
         unknown: Number of samples whose value is not known although it is defined.
         counterexamples: Makes the inputs worth saving, when the check fails.
+        statistic: Statistic of the values that is judged, or None for a rate.
     """
 
     metric: str
@@ -71,6 +72,7 @@ class Finding:
     worst: list[dict[str, Any]] = field(default_factory=list)
     unknown: int = 0
     counterexamples: Callable[[], list[Counterexample]] = list
+    statistic: str | None = None
 
 
 class Worst:

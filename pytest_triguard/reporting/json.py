@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from pytest_triguard import files
 from pytest_triguard.record import SCHEMA_VERSION, Record
 from pytest_triguard.reporting.run import Run
 
@@ -17,21 +17,35 @@ def report(run: Run, records: Sequence[Record]) -> dict[str, Any]:
     return {
         "schema_version": SCHEMA_VERSION,
         "run": run.to_dict(records),
-        "checks": [record.to_dict() for record in records],
+        "checks": [_check(record) for record in records],
     }
 
 
-def write(path: Path, run: Run, records: Sequence[Record]) -> None:
+def _check(record: Record) -> dict[str, Any]:
+    """Return what a report says of a check; the samples go to the baseline."""
+    return {name: value for name, value in record.to_dict().items() if name != "per_sample"}
+
+
+def write(path: Path, run: Run, records: Sequence[Record], before: files.Identity | None) -> Path:
     """Write the report of a run, whole or not at all.
+
+    Where another run has written the file meanwhile, its report stays, and this one goes beside it.
+
+    Args:
+        path: Where the report is to be.
+        run: The run.
+        records: Its records.
+        before: What `files.identity(path)` was when the run began.
+
+    Returns:
+        Where the report is.
 
     Raises:
         OSError: If the file cannot be written; a report that was there before is then unchanged.
     """
-    text = json.dumps(report(run, records), indent=2, allow_nan=False)
-    target = path.resolve()  # a link stays a link
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_text(text + "\n", encoding="utf-8")
-        temporary.replace(target)
-    finally:
-        temporary.unlink(missing_ok=True)
+    text = json.dumps(report(run, records), indent=2, allow_nan=False) + "\n"
+    with files.locked(path):
+        if files.identity(path) not in (None, before):
+            path = files.beside(path)
+        files.write(path, text)
+    return path

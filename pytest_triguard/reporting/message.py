@@ -7,10 +7,14 @@ from collections.abc import Iterator
 from typing import Any
 
 from pytest_triguard.record import Record, Verdict
-from pytest_triguard.reporting import numbers
+from pytest_triguard.reporting import compared, numbers
+from pytest_triguard.reporting.text import plain
 
 WIDTH = 96
 """Columns of a line; pytest puts `E   ` before it."""
+
+LINES = 19
+"""Most lines; where room is short, fewer of the worst samples are named."""
 
 FIRST = 63
 """Columns of the first line; pytest puts the name of the exception before it."""
@@ -29,30 +33,40 @@ def failure_message(record: Record) -> str:
         record: What the check did and found.
     """
     lines = textwrap.wrap(
-        _plain(verdict_line(record)), FIRST, subsequent_indent="  ", break_on_hyphens=False
+        plain(verdict_line(record)), FIRST, subsequent_indent="  ", break_on_hyphens=False
     )
     lines += _entry("check", record.name if record.name != record.assertion else "", most=1)
-    lines += _entry("judged", _judged(record))
+    lines += _entry("judged", _judged(record), most=3)
+    lines += _entry("baseline", compared.sentence(record), most=3)
     lines += _entry("counts", ", ".join(f"{count} {name}" for name, count in record.counts.items()))
     lines += _entry("property", record.subject)
     lines += _entry("method", record.method)
-    lines += _labelled("worst", [_sample(sample) for sample in record.worst])
-    lines += _labelled("saved", [f"{path} (read back and confirmed)" for path in record.artifacts])
-    lines += _labelled("reproduce", [record.reproduce])
-    return "\n".join(lines)
+    tail = [*_labelled("saved", [f"{path} (read back and confirmed)" for path in record.artifacts])]
+    tail += _labelled("reproduce", [record.reproduce])
+    tail += _labelled("update", [each for each in [(record.baseline or {}).get("update")] if each])
+    worst = record.worst[: max(1, LINES - len(lines) - len(tail))]
+    lines += _labelled("worst", [_sample(sample) for sample in worst])
+    return "\n".join([*lines, *tail])
 
 
 def verdict_line(record: Record) -> str:
     """Return the verdict in one sentence: metric, value, number of samples, threshold."""
+    if record.gate is Verdict.PASSED and not compared.stands(record):
+        return compared.verdict_sentence(record, _found(record))
     threshold = f"{record.relation} {_as_given(record.threshold)}"
     if record.value is None:
         return f"inconclusive: no {record.metric} to hold against {threshold}"
-    samples = numbers.samples(record)
-    counted = samples if "/" in samples else f"n = {samples}"
-    found = f"{record.metric} {numbers.value(record)} ({counted})"
+    found = _found(record)
     if record.verdict is Verdict.INCONCLUSIVE:
         return f"inconclusive: {found} against {threshold}"
     return f"{found} {'is' if record.verdict is Verdict.PASSED else 'is not'} {threshold}"
+
+
+def _found(record: Record) -> str:
+    """Return metric, value and number of samples."""
+    samples = numbers.samples(record)
+    counted = samples if "/" in samples else f"n = {samples}"
+    return f"{record.metric} {numbers.value(record)} ({counted})"
 
 
 def _as_given(threshold: float) -> str:
@@ -73,7 +87,7 @@ def _judged(record: Record) -> str:
 
 def _sample(sample: dict[str, Any]) -> str:
     """Return a sample and what is known about it; a long id is shortened in the middle."""
-    name = _plain(str(sample["id"]))
+    name = plain(str(sample["id"]))
     if len(name) > _LONGEST_ID:
         half = (_LONGEST_ID - 3) // 2
         name = f"{name[:half]}...{name[-half:]}"
@@ -83,21 +97,16 @@ def _sample(sample: dict[str, Any]) -> str:
         for key, value in sample.items()
         if key != "id" and not key.endswith(" name")
     )
-    return textwrap.shorten(_plain(f"sample {name}: {known}"), _ROOM, placeholder=" ...")
+    return textwrap.shorten(plain(f"sample {name}: {known}"), _ROOM, placeholder=" ...")
 
 
 def _entry(label: str, text: str, *, most: int = 2) -> Iterator[str]:
     """Yield a labelled entry of at most so many lines, nothing where there is nothing to say."""
     if text:
-        wrapped = textwrap.wrap(_plain(text), _ROOM, max_lines=most, placeholder=" ...")
+        wrapped = textwrap.wrap(plain(text), _ROOM, max_lines=most, placeholder=" ...")
         yield from _labelled(label, wrapped)
 
 
 def _labelled(label: str, lines: list[str]) -> Iterator[str]:
     for place, line in enumerate(lines):
-        yield f"{'' if place else '  ' + label:<{_LABEL}}{_plain(line)}"
-
-
-def _plain(text: str) -> str:
-    """Return a text on one line that cannot steer a terminal."""
-    return "".join(char if char.isprintable() else " " for char in text)
+        yield f"{'' if place else '  ' + label:<{_LABEL}}{plain(line)}"

@@ -27,6 +27,13 @@ def version_of(package: str) -> str | None:
         return None
 
 
+def installed_versions() -> dict[str, str]:
+    """Return the versions of Python and of the packages that decide results."""
+    found = {package: version_of(package) for package in _PACKAGES}
+    known = {package: version for package, version in found.items() if version is not None}
+    return {"python": python_version()} | known
+
+
 def header(settings: Settings) -> str:
     """Return the line at the top of a run that was given an option or an ini key."""
     facts = [f"device {settings.device or 'of the model'}", f"seed {settings.seed}"]
@@ -80,9 +87,7 @@ class Run:
     @cached_property
     def versions(self) -> dict[str, str]:
         """Versions of Python and of the packages that decide results."""
-        found = {package: version_of(package) for package in _PACKAGES}
-        known = {package: version for package, version in found.items() if version is not None}
-        return {"python": python_version()} | known
+        return installed_versions()
 
     def to_dict(self, records: Iterable[Record]) -> dict[str, Any]:
         """Return the facts as plain values."""

@@ -15,7 +15,8 @@ from itertools import groupby
 from typing import TYPE_CHECKING
 
 from pytest_triguard.record import Record, Verdict
-from pytest_triguard.reporting import numbers
+from pytest_triguard.reporting import compared, numbers
+from pytest_triguard.reporting.text import plain
 
 if TYPE_CHECKING:
     import pytest
@@ -112,7 +113,7 @@ def cells(record: Record) -> dict[str, str]:
     """Return the row of a record, by column."""
     return {
         "check": _INDENT + _label(record),
-        "metric": _clean(record.metric),
+        "metric": plain(record.metric),
         "value": numbers.value(record),
         "interval": numbers.interval(record),
         "threshold": numbers.threshold(record),
@@ -135,15 +136,10 @@ def _label(record: Record) -> str:
     test = record.nodeid.partition("::")[2] or record.nodeid
     suffix = record.name.removeprefix(record.assertion)
     if suffix == "":
-        return _clean(test)
+        return plain(test)
     if suffix[1:].isdecimal() and suffix.startswith("-"):
-        return _clean(f"{test} #{suffix[1:]}")
-    return _clean(f"{test}: {record.name}")
-
-
-def _clean(text: str) -> str:
-    """Return a text on one line that cannot steer the terminal."""
-    return "".join(char if char.isprintable() else " " for char in text)
+        return plain(f"{test} #{suffix[1:]}")
+    return plain(f"{test}: {record.name}")
 
 
 def summary(records: Sequence[Record]) -> str:
@@ -156,8 +152,10 @@ def summary(records: Sequence[Record]) -> str:
 
 def remarks(record: Record, verbosity: int) -> Iterator[str]:
     """Yield what is worth saying below a row."""
-    if record.verdict is Verdict.INCONCLUSIVE and record.reason:
-        yield _clean(record.reason)
+    if record.gate is Verdict.INCONCLUSIVE and record.reason:
+        yield plain(record.reason)
+    if record.baseline is not None and (verbosity >= 1 or not compared.stands(record)):
+        yield f"baseline: {plain(compared.remark(record))}"
     if verbosity >= 1:
         if record.undefined:
             noun = "sample" if record.undefined == 1 else "samples"
@@ -168,7 +166,7 @@ def remarks(record: Record, verbosity: int) -> Iterator[str]:
         if record.worst:
             yield _worst(record.worst)
         for path in record.artifacts:
-            yield f"saved: {_clean(path)}"
+            yield f"saved: {plain(path)}"
 
 
 def _worst(samples: Sequence[dict[str, object]]) -> str:
@@ -183,7 +181,7 @@ def _worst(samples: Sequence[dict[str, object]]) -> str:
     )
     keys = {pair[0] for pair in measured if pair is not None}
     by = f" by {keys.pop()}" if len(keys) == 1 else ""
-    return _clean(f"worst samples{by}: {named}")
+    return plain(f"worst samples{by}: {named}")
 
 
 def write(reporter: pytest.TerminalReporter, records: Sequence[Record], verbosity: int) -> None:
@@ -238,7 +236,7 @@ def _write_remark(reporter: pytest.TerminalReporter, remark: str, width: int) ->
 
 
 def _file(record: Record) -> str:
-    return _clean(record.nodeid.partition("::")[0])
+    return plain(record.nodeid.partition("::")[0])
 
 
 def _markup(records: Sequence[Record]) -> dict[str, bool]:

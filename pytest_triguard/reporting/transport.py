@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from pytest_triguard.errors import TriGuardFailure
+from pytest_triguard.reporting.text import plain
 
 if TYPE_CHECKING:
     import pytest
@@ -40,14 +41,16 @@ def set_properties(item: pytest.Item, records: Iterable[Record]) -> None:
     others = [pair for pair in item.user_properties if not pair[0].startswith(_PREFIX)]
     item.user_properties[:] = others
     for record in records:
+        name = plain(record.name)  # pytest writes the name of a property into the XML as it is
         item.user_properties.extend(
-            (f"{_PREFIX}{record.name}.{key}", value) for key, value in properties(record).items()
+            (f"{_PREFIX}{name}.{key}", value) for key, value in properties(record).items()
         )
 
 
 def properties(record: Record) -> Mapping[str, str]:
     """Return the short facts of a record, each as text; what there is none of is left out."""
     low, high = record.interval or (None, None)
+    baseline = record.baseline or {}
     facts: dict[str, object] = {
         "metric": record.metric,
         "value": record.value,
@@ -61,8 +64,11 @@ def properties(record: Record) -> Mapping[str, str]:
         "undefined": record.undefined,
         "seed": record.seed,
         "artifact": ", ".join(record.artifacts) or None,
+        "baseline_verdict": baseline.get("verdict"),
+        "baseline_value": baseline.get("value"),
+        "baseline_delta": baseline.get("delta"),
     }
-    return {key: str(value) for key, value in facts.items() if value is not None}
+    return {key: plain(str(value)) for key, value in facts.items() if value is not None}
 
 
 def shorten(report: pytest.TestReport) -> None:

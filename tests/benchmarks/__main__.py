@@ -12,7 +12,7 @@ from dataclasses import replace
 
 import torch
 
-from tests.benchmarks import memory, pieces, robustness, throughput
+from tests.benchmarks import memory, pieces, plugin, robustness, throughput
 from tests.benchmarks.plan import QUICK, Plan
 from tests.benchmarks.table import Row, heading, line
 
@@ -21,6 +21,7 @@ MEASUREMENTS: dict[str, Callable[[Plan], Iterator[Row]]] = {
     "robustness": robustness.measure,
     "memory": memory.measure,
     "pieces": pieces.measure,
+    "plugin": plugin.measure,
 }
 
 

@@ -14,6 +14,7 @@ class Plan:
     resnet_images: int = 256
     digits: int = 512
     streams: tuple[int, int] = (1_000, 20_000)
+    runs: int = 10
 
 
-QUICK = Plan(pairs=3, cnn_images=256, resnet_images=64, digits=128, streams=(500, 2_000))
+QUICK = Plan(pairs=3, cnn_images=256, resnet_images=64, digits=128, streams=(500, 2_000), runs=3)

@@ -32,6 +32,14 @@ class Ratio:
         half = stats.t.ppf((1 + CONFIDENCE) / 2, len(logs) - 1) * error
         return cls(math.exp(mean), math.exp(mean - half), math.exp(mean + half))
 
+    @classmethod
+    def of_differences(cls, differences: Sequence[float]) -> Ratio:
+        """Return the median of some differences, and its interval by order statistics."""
+        values = sorted(differences)
+        below = int(stats.binom.ppf((1 - CONFIDENCE) / 2, len(values), 0.5))
+        low = max(below - 1, 0)
+        return cls(statistics.median(values), values[low], values[len(values) - 1 - low])
+
     def scaled(self, factor: float) -> Ratio:
         return Ratio(self.mean * factor, self.low * factor, self.high * factor)
 

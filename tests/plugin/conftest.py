@@ -53,13 +53,35 @@ def check(name="assert_accuracy", value=0.964, threshold=0.9, relation=">=", **m
         raise TriGuardFailure(f"accuracy {value} is not {relation} {threshold}", record)
 '''
 
-QUIET = ("-p", "no:randomly", "-p", "no:rerunfailures", "-p", "no:timeout")
+OTHERS = (
+    "randomly",
+    "rerunfailures",
+    "timeout",
+    "html",
+    "html_fixtures",
+    "metadata",
+    "hypothesispytest",
+)
+"""Plugins that may be installed. Where the run is within this process, that of hypothesis would
+import all of hypothesis at its end, anew each time."""
+
+
+def quiet(*kept):
+    """Return the arguments that switch off all other plugins but some."""
+    return tuple(word for name in OTHERS if name not in kept for word in ("-p", f"no:{name}"))
+
+
+QUIET = quiet()
 MODES = {
     "no-xdist": ("-p", "no:xdist"),
     "n0": ("-p", "xdist", "-n", "0"),
     "n2": ("-p", "xdist", "-n", "2"),
 }
-_OUTSIDE = ("CI", "BUILD_NUMBER", "PYTEST_ADDOPTS", "COLUMNS", "NO_COLOR", "FORCE_COLOR")
+_OUTSIDE = (
+    *("CI", "BUILD_NUMBER", "PYTEST_ADDOPTS", "COLUMNS", "NO_COLOR", "FORCE_COLOR"),
+    *("PYTEST_XDIST_WORKER", "PYTEST_XDIST_WORKER_COUNT", "PYTEST_XDIST_TESTRUNUID"),
+)
+"""What the run of these tests may have, and those within them must not."""
 
 
 @pytest.fixture(autouse=True)
@@ -83,6 +105,19 @@ def run(project):
 
     def run(*arguments):
         return project.runpytest_inprocess(*QUIET, *arguments)
+
+    return run
+
+
+@pytest.fixture
+def run_with(project):
+    """Run pytest on the project in a process of its own, with some other plugins."""
+
+    def run(plugins, *arguments):
+        for name in plugins:
+            pytest.importorskip(f"pytest_{name}")
+        needed = ("metadata", "html_fixtures") if "html" in plugins else ()
+        return project.runpytest_subprocess(*quiet(*plugins, *needed), *arguments)
 
     return run
 

@@ -28,16 +28,26 @@ def test_it_fails(project, run):
     assert "<failure" in (project.path / "junit.xml").read_text()
 
 
-def test_it_fails_under_two_workers(project, run_apart):
-    pytest.importorskip("xdist")
+def test_it_fails_in_every_mode(project, run_apart, mode):
     project.makepyfile(
         test_gate="import pytest\npytestmark = pytest.mark.triguard\ndef test_gate(): pass"
     )
-    run_apart("-n", "2").assert_outcomes(failed=1)
+    result = run_apart(*mode)
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    result.assert_outcomes(failed=1)
 
 
-def test_an_expected_failure_that_passed_fails(project, run):
-    result = outcome(project, run, "def test_gate(): pass", "@pytest.mark.xfail")
+def test_a_rerun_does_not_hide_it(project, run_with):
+    project.makepyfile(
+        test_gate="import pytest\npytestmark = pytest.mark.triguard\ndef test_gate(): pass"
+    )
+    result = run_with(["rerunfailures"], "--reruns=1")
+    result.stdout.fnmatch_lines(["*1 failed, 1 rerun*"])
+
+
+@pytest.mark.parametrize("strict", [False, True])
+def test_an_expected_failure_that_passed_fails(project, run, strict):
+    result = outcome(project, run, "def test_gate(): pass", f"@pytest.mark.xfail(strict={strict})")
     result.assert_outcomes(failed=1)
     assert "<failure" in (project.path / "junit.xml").read_text()
 

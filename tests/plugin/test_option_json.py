@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import sys
 from datetime import datetime
 
 import pytest
@@ -41,7 +43,9 @@ def test_schema(gate, run):
     passed, failed = report["checks"]
     assert passed["nodeid"] == "test_gate.py::test_passes"
     assert (passed["verdict"], failed["verdict"]) == ("passed", "failed")
-    assert Record.from_dict(passed).to_dict() == passed
+    # What a baseline keeps of every sample stays out of the report.
+    assert Record.from_dict(passed).to_dict() == passed | {"per_sample": None}
+    assert "per_sample" not in passed
 
 
 def test_a_run_without_checks_leaves_an_empty_list(project, run):
@@ -100,10 +104,14 @@ def test_an_earlier_report_is_replaced_and_nothing_else_is_left(gate, run):
     assert read(gate.path)["checks"]
 
 
+def test_missing_folders_are_made(gate, run):
+    run("--triguard-json=new/deeper/report.json")
+    assert read(gate.path / "new" / "deeper")["checks"]
+
+
 @pytest.mark.parametrize(
     ("path", "problem"),
     [
-        ("absent/report.json", "absent does not exist"),
         ("pytest.ini/report.json", "pytest.ini is not a folder"),
         ("folder", "is a folder, expected the path of a file"),
         (os.devnull, "is not a regular file"),
@@ -137,7 +145,7 @@ def test_a_folder_that_refuses_files_is_refused(gate, run, monkeypatch):
 
 
 def test_a_refusal_is_told_once(gate, run_apart, mode):
-    result = run_apart("--triguard-json=absent/report.json", *mode)
+    result = run_apart("--triguard-json=pytest.ini/report.json", *mode)
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     assert len([line for line in result.errlines if line]) == 1
     assert not (gate.path / "ran.txt").exists()
@@ -152,6 +160,7 @@ def test_a_report_that_is_lost_at_the_end_turns_a_good_run_bad(project, run):
         def test_gate():
             check()
             shutil.rmtree("out")
+            open("out", "w").close()
         """
     )
     (project.path / "out").mkdir()
@@ -183,3 +192,86 @@ def test_a_link_stays_a_link(gate, run):
     run("--triguard-json=link.json")
     assert (gate.path / "link.json").is_symlink()
     assert read(gate.path, "target.json")["checks"]
+
+
+ANOTHER = """
+import subprocess, sys
+from checks import check
+
+def test_gate():
+    check("ours")
+
+def test_another_run():
+    {meanwhile}
+"""
+
+
+def test_another_run_that_wrote_the_report_meanwhile_keeps_it(project, run_apart, mode):
+    (project.path / "report.json").write_text("old")
+    (project.path / "report-2.json").write_text("kept")
+    (project.path / "other").mkdir()
+    (project.path / "other" / "test_other.py").write_text(
+        "from checks import check\ndef test_gate(): check('theirs')\n"
+    )
+    meanwhile = (
+        "command = [sys.executable, '-m', 'pytest', '-q', 'other', '--triguard-json=report.json']; "
+        "assert subprocess.run(command).returncode == 0"
+    )
+    project.makepyfile(test_gate=ANOTHER.format(meanwhile=meanwhile))
+    result = run_apart("--triguard-json=report.json", *mode, "test_gate.py")
+    assert result.ret == pytest.ExitCode.INTERNAL_ERROR
+    theirs, ours = project.path / "report.json", project.path / "report-3.json"
+    result.stdout.fnmatch_lines(
+        [
+            f"- generated JSON report: {ours} -",
+            f"triguard: another run has written {theirs} meanwhile, so the JSON report of this one "
+            f"is {ours}",
+        ]
+    )
+    names = [read(project.path, path.name)["checks"][0]["name"] for path in (theirs, ours)]
+    assert names == ["theirs", "ours"]
+    assert (project.path / "report-2.json").read_text() == "kept"
+
+
+@pytest.mark.parametrize("code", [0, 1])
+def test_a_report_that_was_written_meanwhile_does_not_hide_a_failure(project, run, code):
+    project.makepyfile(
+        test_gate=ANOTHER.format(meanwhile=f"open('report.json', 'w').close(); assert {code} == 0")
+    )
+    expected = pytest.ExitCode.TESTS_FAILED if code else pytest.ExitCode.INTERNAL_ERROR
+    assert run("--triguard-json=report.json").ret == expected
+    assert read(project.path, "report-2.json")["checks"]
+
+
+def test_a_report_that_was_removed_meanwhile_is_written(project, run):
+    (project.path / "report.json").write_text("old")
+    project.makepyfile(test_gate=ANOTHER.format(meanwhile="import os; os.remove('report.json')"))
+    assert run("--triguard-json=report.json").ret == 0
+    assert read(project.path)["checks"]
+
+
+def test_runs_that_end_at_once_lose_nothing(project):
+    """Four runs write one report; each report is somewhere, and whole."""
+    project.makepyfile(
+        test_gate="""
+        import os
+        from checks import check
+        def test_gate(): check(os.environ["RUN"])
+        """
+    )
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:randomly", "-p", "no:cacheprovider"]
+    started = [
+        subprocess.Popen(
+            [*command, "--triguard-json=report.json"],
+            cwd=project.path,
+            env=os.environ | {"RUN": f"run {number}"},
+            stdout=subprocess.DEVNULL,
+        )
+        for number in range(4)
+    ]
+    codes = [process.wait() for process in started]
+    reports = [read(project.path, path.name) for path in project.path.glob("*.json")]
+    names = {each["checks"][0]["name"] for each in reports}
+    assert names <= {f"run {number}" for number in range(4)}
+    assert len(reports) == len(names) == 1 + codes.count(pytest.ExitCode.INTERNAL_ERROR)
+    assert list(project.path.glob(".*.tmp")) == []

@@ -1,0 +1,74 @@
+"""The comparison of a check with its baseline, in words."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pytest_triguard.record import Record, Verdict
+from pytest_triguard.reporting import numbers
+
+
+def stands(record: Record) -> bool:
+    """Return whether a check holds against its baseline, or was compared with none."""
+    return record.baseline is None or record.baseline["verdict"] == Verdict.PASSED
+
+
+def verdict_sentence(record: Record, found: str) -> str:
+    """Return the verdict on a check that its threshold lets pass and its baseline does not.
+
+    Args:
+        record: The record.
+        found: What was measured, in words.
+    """
+    baseline = record.baseline or {}
+    match baseline["verdict"]:
+        case "missing":
+            return f"no baseline for {found}"
+        case "incomparable":
+            return f"no comparable baseline for {found}"
+        case "inconclusive":
+            return f"inconclusive: {found}, {numbers.number(baseline['before'])} in the baseline"
+    return f"{found}, worse than {numbers.number(baseline['before'])} in the baseline"
+
+
+def sentence(record: Record) -> str:
+    """Return how a check compares with its baseline, with all counts; empty if it does not."""
+    baseline = record.baseline
+    if baseline is None:
+        return ""
+    parts = [_change_sentence(baseline)]
+    if baseline.get("interval") is not None:
+        low, high = (_change(end) for end in baseline["interval"])
+        level = 100 * (record.confidence if record.confidence is not None else 0.95)
+        parts.append(f"{level:g} % interval of the change [{low}, {high}]")
+    if baseline.get("worse_ids"):
+        parts.append(f"worse: sample {', '.join(str(each) for each in baseline['worse_ids'])}")
+    return "; ".join([*parts, *baseline.get("differs", ())])
+
+
+def remark(record: Record) -> str:
+    """Return the same in short, for the line below a row of the table."""
+    baseline = record.baseline
+    if baseline is None:
+        return ""
+    return "; ".join([_change_sentence(baseline), *baseline.get("differs", ())])
+
+
+def _change_sentence(baseline: dict[str, Any]) -> str:
+    if baseline["delta"] is None:
+        return str(baseline["reason"])
+    before, delta = baseline["before"], baseline["delta"]
+    return (
+        f"{baseline['reason']}: {numbers.number(before)} then, {numbers.number(before + delta)} "
+        f"now ({_change(delta)}, {baseline['allowed']:.3g} allowed); of {baseline['pairs']} paired "
+        f"samples {baseline['worse']} worse, {baseline['better']} better"
+    )
+
+
+def _change(value: float) -> str:
+    """Return a signed change; never a zero that is none."""
+    for decimals in (3, 4, 5, 6):
+        text = f"{value:+.{decimals}f}"
+        if float(text) or not value:
+            return text
+    return f"{value:+.0e}"

@@ -1,0 +1,269 @@
+"""Baselines in a run of pytest: written, compared with, refused, and never moved by a gate."""
+
+import json
+
+import pytest
+
+import pytest_triguard.assertions  # noqa: F401  a run within this process must not load it anew
+
+GATE = """
+import os
+
+import torch
+
+from pytest_triguard import Classifier, assert_accuracy, assert_entropy_below
+
+generator = torch.Generator().manual_seed(0)
+inputs = torch.rand(60, 1, 4, 4, generator=generator)
+module = torch.nn.Sequential(
+    torch.nn.Flatten(), torch.nn.Linear(16, 8), torch.nn.Tanh(), torch.nn.Linear(8, 3, bias=False)
+)
+module[1].weight.data = torch.randn(8, 16, generator=generator)
+module[1].bias.data = -module[1].weight.data.sum(1) / 2
+module[3].weight.data = torch.randn(3, 8, generator=generator)
+labels = module(inputs).argmax(1)
+module[3].weight.data += float(os.environ.get("SHIFT", 0)) * torch.randn(3, 8, generator=generator)
+classifier = Classifier(module)
+MORE = eval(os.environ.get("MORE", "{}"))
+
+
+def test_accuracy():
+    assert_accuracy(classifier, inputs, labels, at_least=0.2, **MORE)
+
+
+def test_entropy():
+    options = {"attribution": "saliency"} | MORE
+    assert_entropy_below(classifier, inputs, 0.9999, labels=labels, **options)
+"""
+SHIFT = "0.7"
+
+
+@pytest.fixture
+def gate(project):
+    """A project with two checks and no baseline yet."""
+    project.makepyfile(test_gate=GATE)
+    return project
+
+
+@pytest.fixture
+def with_baseline(gate, run):
+    """The same with the baseline of the good model."""
+    assert run("--triguard-baseline=known", "--triguard-update").ret == 0
+    return gate
+
+
+def checks(project, name="report.json"):
+    report = json.loads((project.path / name).read_text(encoding="utf-8"))
+    return {check["assertion"]: check for check in report["checks"]}
+
+
+def test_a_missing_baseline_fails_with_the_command_that_makes_it(gate, run):
+    found = run("--triguard-baseline=known", "--triguard-json=report.json")
+    found.assert_outcomes(failed=2)
+    found.stdout.fnmatch_lines(
+        [
+            "E  *TriGuardFailure: no baseline for accuracy 1.000 (60/60)",
+            "E   *  update    *pytest test_gate.py::test_accuracy --triguard-seed=0 "
+            "--triguard-baseline=known --triguard-update",
+        ]
+    )
+    check = checks(gate)["assert_accuracy"]
+    assert (check["verdict"], check["gate"]) == ("failed", "passed")
+    assert check["baseline"]["verdict"] == "missing"
+    assert not (gate.path / "known").exists()
+
+
+def test_the_command_makes_it(gate, run):
+    command = "test_gate.py::test_accuracy --triguard-baseline=known --triguard-update"
+    assert run(*command.split()).ret == 0
+    found = run("--triguard-baseline=known")
+    found.assert_outcomes(passed=1, failed=1)  # the other check has none still
+
+
+def test_the_same_model_passes_in_every_mode(with_baseline, run_apart, mode):
+    found = run_apart("--triguard-baseline=known", "--triguard-json=report.json", "-v", *mode)
+    found.assert_outcomes(passed=2)
+    for check in checks(with_baseline).values():
+        assert check["baseline"]["verdict"] == "passed"
+        assert check["baseline"]["delta"] == 0
+        assert "the same model" in check["baseline"]["differs"]
+    found.stdout.fnmatch_lines(["*baseline: not worse on these samples than allowed: 1.000 then*"])
+
+
+def test_every_mode_writes_the_same_baseline(gate, run_apart, mode):
+    found = run_apart(
+        "--triguard-baseline=known", "--triguard-update", "--triguard-chunk=32", *mode
+    )
+    assert found.ret == 0
+    found.stdout.fnmatch_lines(["triguard: wrote the baselines in *test_gate.py.json"])
+    document = json.loads((gate.path / "known" / "test_gate.py.json").read_text())
+    assert [each["test"] for each in document["checks"]] == ["test_accuracy", "test_entropy"]
+    assert document["checks"][0]["outcomes"] == "Y" * 60
+    assert len(document["checks"][1]["values"]) == 60
+
+
+def test_a_worse_model_fails_though_its_thresholds_hold(with_baseline, run, monkeypatch):
+    monkeypatch.setenv("SHIFT", SHIFT)
+    arguments = ("--triguard-baseline=known", "--triguard-json=report.json", "--junitxml=j.xml")
+    found = run(*arguments, "-k", "accuracy")
+    found.assert_outcomes(failed=1)
+    check = checks(with_baseline)["assert_accuracy"]
+    change = check["baseline"]
+    assert (check["verdict"], check["gate"]) == ("failed", "passed")
+    assert change["delta"] == pytest.approx(check["value"] - change["value"])
+    assert change["worse"] == 60 - check["counts"]["correct"] > 0
+    assert "another model" in change["differs"]
+    assert change["interval"][0] <= change["delta"] <= change["interval"][1]
+    value = f"{check['value']:.3f}"
+    found.stdout.fnmatch_lines(
+        [
+            f"E  *accuracy {value} (*/60), worse than 1.000 in the baseline",
+            f"E   *  baseline  worse on these samples than allowed: 1.000 then, {value}*",
+            "*test_accuracy*failed",
+            "*baseline: worse on these samples than allowed*",
+            f"FAILED test_gate.py::test_accuracy - accuracy {value}*",
+        ]
+    )
+    junit = (with_baseline.path / "j.xml").read_text()
+    assert 'name="triguard.assert_accuracy.baseline_verdict" value="failed"' in junit
+    assert 'name="triguard.assert_accuracy.baseline_value" value="1.0"' in junit
+
+
+@pytest.mark.parametrize("more", ["{'max_regression': '90%'}", "{'max_regression': 0.9}"])
+def test_what_is_allowed_may_be_lost(with_baseline, run, monkeypatch, more):
+    monkeypatch.setenv("SHIFT", SHIFT)
+    monkeypatch.setenv("MORE", more)
+    run("--triguard-baseline=known").assert_outcomes(passed=2)
+
+
+def test_a_population_claim_needs_more_than_a_few_samples(with_baseline, run, monkeypatch):
+    monkeypatch.setenv("SHIFT", "0.1")  # four samples of sixty are lost, which may be chance
+    arguments = ("--triguard-baseline=known", "-k", "accuracy", "--triguard-json=report.json")
+    run(*arguments).assert_outcomes(failed=1)
+    assert 0 < checks(with_baseline)["assert_accuracy"]["baseline"]["worse"] < 6
+    run(*arguments, "--triguard-confidence=0.95").assert_outcomes(passed=1)
+    monkeypatch.setenv("SHIFT", SHIFT)
+    run(*arguments, "--triguard-confidence=0.95").assert_outcomes(failed=1)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--triguard-samples=50"], "*made with other data: 60 samples then, 50 now*"),
+        (["--triguard-seed=1"], "*made with other parameters: seed 0 then, 1 now*"),
+    ],
+)
+def test_other_data_and_parameters_are_an_error(with_baseline, run, arguments, sentence):
+    found = run("--triguard-baseline=known", "-k", "entropy", *arguments)
+    found.assert_outcomes(failed=1)
+    found.stdout.fnmatch_lines(["*no comparable baseline for mean attribution entropy*", sentence])
+
+
+def test_only_checks_whose_threshold_holds_are_written(with_baseline, run, monkeypatch):
+    path = with_baseline.path / "known" / "test_gate.py.json"
+    before = path.read_text()
+    monkeypatch.setenv("SHIFT", "50")
+    monkeypatch.setenv("MORE", "{'name': 'other'}")
+    text = (with_baseline.path / "test_gate.py").read_text()
+    (with_baseline.path / "test_gate.py").write_text(text.replace("at_least=0.2", "at_least=0.99"))
+    found = run("--triguard-baseline=known", "--triguard-update")
+    found.assert_outcomes(failed=1, passed=1)
+    found.stdout.fnmatch_lines(["triguard: no baseline written for test_gate.py::test_accuracy*"])
+    document = json.loads(path.read_text())
+    assert [each["check"] for each in document["checks"]] == [
+        "assert_accuracy",
+        "assert_entropy_below",
+        "other",
+    ]
+    assert all(line.rstrip(",") in path.read_text() for line in before.splitlines()[4:6])
+
+
+def test_an_update_does_not_compare(with_baseline, run, monkeypatch):
+    monkeypatch.setenv("SHIFT", SHIFT)
+    run("--triguard-baseline=known", "--triguard-update").assert_outcomes(passed=2)
+    run("--triguard-baseline=known").assert_outcomes(passed=2)
+
+
+def test_a_gate_does_not_move_its_own_baseline(gate, run_apart, monkeypatch):
+    monkeypatch.setenv("CI", "true")
+    found = run_apart("--triguard-baseline=known", "--triguard-update")
+    assert found.ret == pytest.ExitCode.USAGE_ERROR
+    found.stderr.fnmatch_lines(["ERROR: --triguard-update is refused where*CI is set*"])
+    assert not (gate.path / "known").exists()
+    assert run_apart("--triguard-baseline=known", "--triguard-update-force").ret == 0
+    assert (gate.path / "known" / "test_gate.py.json").exists()
+
+
+def test_an_update_needs_a_folder(gate, run_apart):
+    found = run_apart("--triguard-update")
+    assert found.ret == pytest.ExitCode.USAGE_ERROR
+    found.stderr.fnmatch_lines(["ERROR: --triguard-update needs a folder to write to*"])
+
+
+def test_a_broken_baseline_ends_the_run_before_any_test(with_baseline, run_apart, mode):
+    path = with_baseline.path / "known" / "test_gate.py.json"
+    path.write_text(path.read_text().replace('"schema_version": 1', '"schema_version": 0'))
+    found = run_apart("--triguard-baseline=known", *mode)
+    assert found.ret == pytest.ExitCode.USAGE_ERROR
+    errors = [line for line in found.errlines if line.startswith("ERROR")]
+    assert len(errors) == 1
+    assert "test_gate.py.json is no baseline: its schema_version is 0, but" in errors[0]
+    found.stdout.no_fnmatch_line("*test_gate.py*")
+    assert run_apart("--triguard-baseline=known", "--co", "-q", *mode).ret == 0
+
+
+def test_the_ini_file_names_the_folder_beside_itself(gate, run, monkeypatch):
+    (gate.path / "pytest.ini").write_text("[pytest]\ntriguard_baseline = known\n")
+    inner = gate.mkdir("inner")
+    monkeypatch.chdir(inner)
+    found = gate.runpytest_inprocess("..", "--triguard-update", "-p", "no:randomly")
+    assert found.ret == 0
+    assert (gate.path / "known" / "test_gate.py.json").exists()
+
+
+def test_a_lost_update_is_not_green(gate, run, monkeypatch):
+    (gate.path / "conftest.py").write_text(
+        "import pytest_triguard.files\n"
+        "def full(*_):\n    raise OSError(28, 'No space left on device')\n"
+        "pytest_triguard.files.write = full\n"
+    )
+    found = gate.runpytest_subprocess(
+        "--triguard-baseline=known", "--triguard-update", "-p", "no:randomly"
+    )
+    assert found.ret == pytest.ExitCode.INTERNAL_ERROR
+    found.stdout.fnmatch_lines(["triguard: the baselines are not updated: * No space left*"])
+    assert not list((gate.path / "known").rglob("*.json"))
+
+
+def test_a_rerun_writes_its_own_samples(gate, run):
+    pytest.importorskip("pytest_rerunfailures")
+    (gate.path / "test_gate.py").write_text(
+        GATE + "\n\ndef test_flaky(tmp_path_factory, pytestconfig):\n"
+        "    first = not hasattr(pytestconfig, 'was_here')\n"
+        "    pytestconfig.was_here = True\n"
+        "    labels_ = (labels + 1) % 3 if first else labels\n"
+        "    assert_accuracy(classifier, inputs, labels_, at_least=0.9)\n"
+    )
+    found = gate.runpytest_inprocess(
+        *("-p", "no:randomly", "--reruns=1"), "--triguard-baseline=known", "--triguard-update"
+    )
+    assert found.ret == 0
+    document = json.loads((gate.path / "known" / "test_gate.py.json").read_text())
+    flaky = next(each for each in document["checks"] if each["test"] == "test_flaky")
+    assert flaky["outcomes"] == "Y" * 60
+
+
+def test_max_regression_needs_a_baseline(gate, run, monkeypatch):
+    monkeypatch.setenv("MORE", "{'max_regression': 0.1}")
+    found = run("-k", "accuracy")
+    found.assert_outcomes(failed=1)
+    found.stdout.fnmatch_lines(["*max_regression needs a baseline to compare with*"])
+    run("-k", "accuracy", "--triguard-baseline=known", "--triguard-update").assert_outcomes(
+        passed=1
+    )
+
+
+def test_a_wrong_max_regression_is_refused(with_baseline, run, monkeypatch):
+    monkeypatch.setenv("MORE", "{'max_regression': '2'}")
+    found = run("-k", "accuracy", "--triguard-baseline=known")
+    found.stdout.fnmatch_lines(["*max_regression must be a number of at least 0 or a percentage*"])
