@@ -130,9 +130,9 @@ def _texture(stroke: Stroke, shape: Shape) -> Tensor:
 def paintings(draw: st.DrawFn, shape: Shape) -> tuple[Stroke, ...]:
     """Return a strategy for the strokes of a painting; it shrinks towards none.
 
-    Four fifths of the strokes are on all samples and two fifteenths on one, and so with the channels,
-    the height and the width: two fifths are everywhere, as most vertices of a ball are. Seven of
-    eight have full strength.
+    Four fifths of the strokes are on all samples and two fifteenths on one, and so with the
+    channels, the height and the width: two fifths are everywhere, as most vertices of a ball are.
+    Seven of eight have full strength.
     """
     strokes = [_stroke(draw, shape) for _ in range(draw(st.integers(0, _MOST)))]
     # Strength 0 is how a stroke in the middle goes: hypothesis lowers a number more readily than
