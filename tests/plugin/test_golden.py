@@ -15,13 +15,18 @@ import scipy.stats  # noqa: F401 - a run within this process would load parts of
 
 GOLDEN = Path(__file__).parent / "golden"
 CONFTEST = """
+import os
 import pytest
 import torch
 from pytest_triguard import Classifier
 
 @pytest.fixture(scope="session")
 def triguard_classifier():
-    return Classifier(torch.nn.Flatten(), classes=("cat", "dog", "bird"))
+    module = torch.nn.Flatten()
+    if "DOGS" in os.environ:  # a model that sees more dogs than there are
+        module = torch.nn.Sequential(module, torch.nn.Linear(3, 3))
+        module[1].weight.data, module[1].bias.data = torch.eye(3), torch.tensor([0, 0.05, 0])
+    return Classifier(module, classes=("cat", "dog", "bird"))
 
 @pytest.fixture(scope="session")
 def triguard_data():
@@ -57,6 +62,16 @@ class TestRobustness:
 def test_accuracy(triguard_classifier, triguard_data):
     assert_accuracy(triguard_classifier, *triguard_data, at_least=0.8)
 """,
+    "regression": """
+def test_accuracy(triguard_classifier, triguard_data):
+    assert_accuracy(triguard_classifier, *triguard_data, at_least=0.7, max_regression=0.02)
+
+def test_robust_accuracy(triguard_classifier, triguard_data):
+    assert_robust(triguard_classifier, *triguard_data, eps=0.05, at_least=0.5, max_regression="50%")
+
+def test_new(triguard_classifier, triguard_data):
+    assert_accuracy(triguard_classifier, *triguard_data, at_least=0.7)
+""",
 }
 """Test file by name of the case."""
 
@@ -67,6 +82,11 @@ def test_output(project, run, monkeypatch, case, width):
     monkeypatch.setenv("COLUMNS", str(width))
     project.makeconftest(CONFTEST)
     project.makepyfile(test_gate=BEGIN + CASES[case])
+    if case == "regression":
+        known = ("--triguard-baseline=known", "--triguard-chunk=64", "-p", "no:xdist")
+        assert run(*known, "--triguard-update", "--deselect=test_gate.py::test_new").ret == 0
+        monkeypatch.setenv("DOGS", "many")
+        monkeypatch.setenv("PYTEST_ADDOPTS", "--triguard-baseline=known")
     arguments = ("--tb=short", "--triguard-chunk=64", "--triguard-artifacts=kept", "-p", "no:xdist")
     found = settled(run(*arguments).outlines, project.path)
     file = GOLDEN / f"{case}-{width}.txt"
