@@ -128,9 +128,25 @@ def with_targets(model: Model, batch: Batch) -> Batch:
     """Fill in the class to explain: the target, else the label, else the prediction."""
     if batch.targets is not None:
         return batch
-    return replace(
-        batch, targets=model.predict(batch.inputs) if batch.labels is None else batch.labels
-    )
+    if batch.labels is not None:
+        return replace(batch, targets=batch.labels)
+    batch = with_logits(model, batch)
+    return replace(batch, targets=known_logits(batch).argmax(1))
+
+
+@torch.no_grad()
+def with_logits(model: Model, batch: Batch) -> Batch:
+    """Fill in the logits of the samples, for all who need them."""
+    if batch.logits is not None:
+        return batch
+    return replace(batch, logits=model.chunk.map(model.logits, batch.inputs))
+
+
+def known_logits(batch: Batch) -> Tensor:
+    """Return the logits of a batch that is known to have them."""
+    if batch.logits is None:
+        raise TypeError("the samples have been predicted")
+    return batch.logits
 
 
 def refuse_unbounded(name: str, maps: Tensor) -> None:

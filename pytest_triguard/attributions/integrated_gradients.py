@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pytest_triguard.attributions.base import Attribution
+from pytest_triguard.attributions.base import Attribution, known_logits, with_logits
 from pytest_triguard.attributions.baselines import Baseline, baseline_inputs, check_baseline
 from pytest_triguard.engine.equality import fingerprint
 from pytest_triguard.engine.estimators import Copies, Mean, expected_gradient
@@ -100,11 +100,12 @@ class IntegratedGradients(Attribution):
         targets = batch.targets
         if targets is None:
             raise TypeError("an attribution needs targets")
-        ends = [
-            self.objective(model.chunk.map(model.logits, rows), targets)
-            for rows in (batch.inputs, self._start(model, batch))
-        ]
-        change = ends[0] - ends[1]
+        ends = (
+            known_logits(with_logits(model, batch)),
+            model.chunk.map(model.logits, self._start(model, batch)),
+        )
+        there, start = (self.objective(logits, targets) for logits in ends)
+        change = there - start
         tiny = torch.finfo(maps.dtype).tiny
         error = (maps.sum((1, 2, 3)) - change).abs() / change.abs().clamp_min(tiny)
         return {"completeness error": error}

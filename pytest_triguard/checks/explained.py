@@ -14,7 +14,7 @@ from torch import Tensor
 from pytest_triguard import attacks
 from pytest_triguard.attacks import Attack
 from pytest_triguard.attributions import Attribution
-from pytest_triguard.attributions.base import with_targets
+from pytest_triguard.attributions.base import with_logits, with_targets
 from pytest_triguard.attributions.baselines import BASELINES, check_baseline
 from pytest_triguard.checks.clean import finite_maps, require_finite
 from pytest_triguard.checks.columns import Columns
@@ -141,7 +141,7 @@ def _between_baselines(
     model = run.model
     ends = [_from_baseline(attribution, each) for each in (between.first, between.second)]
     for block in Feed(run.samples, model.device).blocks(model.chunk.rows):
-        batch = with_targets(model, block)
+        batch = with_logits(model, with_targets(model, block))  # both ends ask for them
         maps = [end.explain(model, batch) for end in ends]
         for end, each in zip(ends, maps, strict=True):
             about.add(end.diagnostics(model, batch, each))

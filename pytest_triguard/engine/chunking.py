@@ -24,7 +24,7 @@ UNTIMED = 64
 
 _SMALLEST = 16
 _LARGEST_ON_HOST, _LARGEST_ON_ACCELERATOR = 512, 4096
-_WORTH_IT = 0.01
+_WORTH_IT = 0.03
 """Gain in speed for which a larger chunk is taken."""
 _TURNS = (2, 6)
 """Fewest and most turns in which two sizes are timed: short passes need more, and cost less."""

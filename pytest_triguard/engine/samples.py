@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -20,6 +20,7 @@ class Batch:
         inputs: `(n, C, H, W)` floating, finite, inside the bounds.
         labels: `(n,)` int64, or None where the data has none.
         targets: `(n,)` int64, or None where nothing is targeted.
+        logits: `(n, K)` of the inputs, or None where they were not predicted yet.
     """
 
     positions: tuple[int, ...]
@@ -28,47 +29,41 @@ class Batch:
     inputs: Tensor
     labels: Tensor | None = None
     targets: Tensor | None = None
+    logits: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.positions)
 
     def rows(self, part: slice) -> Batch:
         """Return some of the samples, without a copy."""
-        return Batch(
-            self.positions[part],
-            self.ids[part],
-            self.keys[part],
-            self.inputs[part],
-            None if self.labels is None else self.labels[part],
-            None if self.targets is None else self.targets[part],
-        )
+        return self._mapped(lambda each: each[part], self.positions[part], self.ids[part])
 
     def pick(self, keep: list[int]) -> Batch:
         """Return the samples at some places, copied."""
         index = torch.tensor(keep, dtype=torch.int64)
-        return Batch(
+        return self._mapped(
+            lambda each: each.index_select(0, index.to(each.device)),
             tuple(self.positions[each] for each in keep),
             tuple(self.ids[each] for each in keep),
-            _pick(self.keys, index),
-            _pick(self.inputs, index),
-            None if self.labels is None else _pick(self.labels, index),
-            None if self.targets is None else _pick(self.targets, index),
         )
 
     def to(self, device: torch.device) -> Batch:
         """Return the samples with their tensors on a device."""
-        return Batch(
-            self.positions,
-            self.ids,
-            self.keys.to(device, non_blocking=True),
-            self.inputs.to(device, non_blocking=True),
-            None if self.labels is None else self.labels.to(device, non_blocking=True),
-            None if self.targets is None else self.targets.to(device, non_blocking=True),
+        return self._mapped(
+            lambda each: each.to(device, non_blocking=True), self.positions, self.ids
         )
 
-
-def _pick(values: Tensor, index: Tensor) -> Tensor:
-    return values.index_select(0, index.to(values.device))
+    def _mapped(
+        self,
+        change: Callable[[Tensor], Tensor],
+        positions: tuple[int, ...],
+        ids: tuple[Hashable, ...],
+    ) -> Batch:
+        optional = (
+            None if each is None else change(each)
+            for each in (self.labels, self.targets, self.logits)
+        )
+        return Batch(positions, ids, change(self.keys), change(self.inputs), *optional)
 
 
 class Feed:
@@ -116,6 +111,7 @@ def join(pieces: list[Batch]) -> Batch:
         torch.cat([piece.inputs for piece in pieces]),
         _join([piece.labels for piece in pieces]),
         _join([piece.targets for piece in pieces]),
+        _join([piece.logits for piece in pieces]),
     )
 
 
