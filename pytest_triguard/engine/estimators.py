@@ -46,7 +46,7 @@ MakeCopies = Callable[[Copies], Tensor]
 
 Point = Literal["copy", "input"]
 
-_MADE = 2**18
+_MADE = 2**17
 """Elements made in one go, where memory allows no less: enough to outweigh the calls themselves."""
 
 
