@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path, PurePosixPath
@@ -129,9 +130,17 @@ def path_of(folder: Path, module: str) -> Path:
     Args:
         folder: Folder of the baselines.
         module: Path of the module as node ids have it, relative to the root folder of the tests.
+
+    Raises:
+        ConfigError: If the test is outside that folder, where pytest knows no module.
     """
     parts = ["_up" if part == ".." else part for part in PurePosixPath(module).parts]
     inside = PurePosixPath(*(part for part in parts if part != "/"))
+    if not inside.name:
+        raise ConfigError(
+            "a test outside the root folder has no module that a baseline could be named after: "
+            "choose a folder above it with --rootdir"
+        )
     return folder / inside.with_name(inside.name + _SUFFIX)
 
 
@@ -146,7 +155,7 @@ class Baselines:
         """Return the baseline of a check, or None where there is none.
 
         Raises:
-            ConfigError: If the file of its module is no baseline.
+            ConfigError: If the file of its module is no baseline, or there can be none.
         """
         module, test = split(nodeid)
         if module not in self._modules:
@@ -178,14 +187,20 @@ def read(path: Path, module: str | None = None) -> dict[tuple[str, str], Entry]:
         ConfigError: If it is no baseline of that module: the sentence tells which check is wrong.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         return {}
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} cannot be read as a baseline: {error}") from error
+    return _parsed(text, path, module)
+
+
+def _parsed(text: str, path: Path, module: str | None) -> dict[tuple[str, str], Entry]:
     try:
         document = json.loads(text, object_pairs_hook=_once, parse_constant=_refuse)
         return _entries(document, module)
+    except RecursionError:
+        raise ConfigError(f"{path} is no baseline: it is nested too deeply") from None
     except ValueError as error:  # json.JSONDecodeError among them
         raise ConfigError(f"{path} is no baseline: {error}") from error
 
@@ -203,7 +218,7 @@ def write(folder: Path, records: Iterable[Record], versions: Mapping[str, str]) 
 
     Raises:
         OSError: If a file cannot be written; it is then as it was.
-        ConfigError: If a file that is there is no baseline.
+        ConfigError: If a file that is there is no baseline, or what would be written is none.
     """
     modules: dict[str, list[Entry]] = {}
     for record in records:
@@ -224,6 +239,7 @@ def _merge(path: Path, module: str, entries: Iterable[Entry]) -> None:
             f'{{\n"schema_version": {SCHEMA_VERSION},\n"module": {json.dumps(module)},\n'
             f'"checks": [\n{lines}\n]\n}}\n'
         )
+        _parsed(text, path, module)  # nobody could read it, and every later run would stop
         files.write(path, text)
 
 
@@ -302,7 +318,7 @@ def _entry(values: Any, place: int) -> Entry:
 
 
 def _check_samples(entry: Entry, named: str) -> None:
-    if entry.relation not in get_args(Relation) or not math.isfinite(entry.value):
+    if entry.relation not in get_args(Relation) or not _is_number(entry.value):
         raise ValueError(f"{named} has no valid relation and value")
     if (entry.outcomes is None) == (entry.values is None):
         raise ValueError(f"{named} must have either outcomes or values")
@@ -314,10 +330,9 @@ def _check_samples(entry: Entry, named: str) -> None:
     counted = sum(each not in ("-", None) for each in kept)
     if counted != entry.n:
         raise ValueError(f"{named} has n {entry.n}, but {counted} samples that count")
-    if entry.outcomes is not None and round(entry.value * counted) != entry.outcomes.count("Y"):
-        raise ValueError(
-            f"{named} has the value {entry.value}, but {entry.outcomes.count('Y')} of {counted}"
-        )
+    found = None if entry.outcomes is None else entry.outcomes.count("Y")
+    if found is not None and abs(entry.value * counted - found) > 0.5:
+        raise ValueError(f"{named} has the value {entry.value}, but {found} of {counted}")
     ids = entry.ids
     if ids is None:
         return
@@ -328,7 +343,9 @@ def _check_samples(entry: Entry, named: str) -> None:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return False
+    return abs(value) <= sys.float_info.max  # also of a whole number that no float can hold
 
 
 def _short(value: Any) -> str:

@@ -49,6 +49,18 @@ class Allowance:
         """Return the largest change for the worse from a value."""
         return self.amount * abs(value) if self.relative else self.amount
 
+    def require_below_one(self) -> None:
+        """Refuse an allowance that no change of a rate exceeds, as where 2 stands for 2 %.
+
+        Raises:
+            InputError: If it is an absolute change of 1 or more.
+        """
+        if not self.relative and self.amount >= 1:
+            raise InputError(
+                f"max_regression of a rate must be below 1, but {self.amount:g} came: a share such "
+                'as 0.02, or a percentage of the baseline\'s value such as "2%"'
+            )
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
@@ -64,6 +76,7 @@ class Comparison:
         worse: Samples that got worse.
         better: Samples that got better.
         worse_ids: Ids of the first that got worse, by how much.
+        left_out: Samples that counted then and do not now.
         reason: Why, as a sentence without its full stop.
     """
 
@@ -76,6 +89,7 @@ class Comparison:
     worse: int
     better: int
     worse_ids: list[Hashable]
+    left_out: int
     reason: str
 
 
@@ -175,6 +189,7 @@ def compare(
     before = _numbers(entry.outcomes if entry.outcomes is not None else entry.values or [])
     after = _numbers(now)
     both = ~np.isnan(before) & ~np.isnan(after)
+    left_out = int((~np.isnan(before)).sum() - both.sum())
     places, before, after = np.flatnonzero(both), before[both], after[both]
     if not len(places):
         return None
@@ -205,6 +220,7 @@ def compare(
         worse=worse,
         better=better,
         worse_ids=[ids[places[place]] for place in worst if gains[place] < -noise[place]],
+        left_out=left_out,
         reason=reason,
     )
 

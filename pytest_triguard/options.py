@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -128,6 +128,17 @@ def _number(value: object) -> float | None:
     return number if math.isfinite(number) else None
 
 
+def read_folder(value: object) -> str | Literal[False]:
+    """Return the path of a folder, or False where none is asked for.
+
+    Raises:
+        ValueError: If `value` is neither a path nor a word for "off".
+    """
+    if value is False or (isinstance(value, str) and value.strip().lower() in _OFF):
+        return False
+    return read_path(value)
+
+
 class Option(NamedTuple):
     """One option of the command line, and its ini twin.
 
@@ -204,8 +215,9 @@ OPTIONS = (
     Option(
         "baseline",
         "DIR",
-        "compare every check with its baseline in this folder of JSON files (default: none)",
-        read_path,
+        "compare every check with its baseline in this folder of JSON files, or none to compare "
+        "with none (default: none)",
+        read_folder,
     ),
     Option(
         "chunk",
@@ -313,6 +325,7 @@ def settings_from(given: Mapping[str, Given], rootdir: Path) -> Settings:
         rootdir: Folder that holds the default folder for artifacts.
     """
     values = {name: each.value for name, each in given.items()}
+    baseline = given.get("baseline")
     return Settings(
         device=values.get("device"),
         seed=values.get("seed", 0),
@@ -321,7 +334,7 @@ def settings_from(given: Mapping[str, Given], rootdir: Path) -> Settings:
         chunk=values.get("chunk"),
         artifacts=given["artifacts"].path if "artifacts" in given else rootdir / DEFAULT_ARTIFACTS,
         json=given["json"].path if "json" in given else None,
-        baseline=given["baseline"].path if "baseline" in given else None,
+        baseline=baseline.path if baseline is not None and baseline.value else None,
         update=any(name in given for name in FLAGS),
     )
 
@@ -338,14 +351,23 @@ def check_paths(given: Mapping[str, Given]) -> None:
         _check_folder(given["artifacts"].path, given["artifacts"].source)
 
 
-def check_baselines(given: Mapping[str, Given]) -> None:
+def check_baselines(given: Mapping[str, Given], typed: Collection[str]) -> None:
     """Check that the baselines can be read and, where they are to be updated, written.
+
+    Args:
+        given: What was asked for, by name of the option.
+        typed: The arguments of the command line itself.
 
     Raises:
         ConfigError: If a file in the folder is no baseline, or they must not be updated.
     """
     update = next((given[name] for name in FLAGS if name in given), None)
-    if "baseline" not in given:
+    if update is not None and update.source not in typed:
+        raise ConfigError(
+            f"{update.source} must be typed on the command line, for a gate that always updates "
+            "its baseline compares with nothing: remove it from addopts"
+        )
+    if "baseline" not in given or not given["baseline"].value:
         if update is not None:
             raise ConfigError(
                 f"{update.source} needs a folder to write to: --triguard-baseline=DIR or the ini "

@@ -93,7 +93,7 @@ def pytest_sessionstart(session: pytest.Session) -> None:
         options.check_paths(runtime.given)
         looking = any(config.getoption(name, False) for name in _LOOKING)
         if not looking:
-            options.check_baselines(runtime.given)
+            options.check_baselines(runtime.given, config.invocation_params.args)
         if needs_torch(runtime.settings.device) and not looking:
             resolve_device(runtime.settings.device)
 
@@ -309,6 +309,7 @@ class Controller:
     ) -> None:
         """Write the baselines of the checks whose thresholds hold, and say of which they do not."""
         from pytest_triguard import baseline
+        from pytest_triguard.record import Verdict
         from pytest_triguard.reporting.run import installed_versions
 
         if settings.baseline is None:
@@ -324,7 +325,7 @@ class Controller:
             f"triguard: no baseline written for {record.nodeid} ({record.name}), for its threshold "
             f"is not met: {record.gate}"
             for record in records
-            if record.per_sample is None
+            if record.gate != Verdict.PASSED
         ]
 
     def _run(self) -> Run:

@@ -157,10 +157,13 @@ def start_test(item: pytest.Item) -> TestRun:
         ConfigError: If a marker is wrong, or the device of this worker is missing.
     """
     runtime = item.config.stash[RUNTIME]
-    if item.stash.get(TEST_RUN, None) is not None:  # a rerun
+    before = item.stash.get(TEST_RUN, None)
+    if before is not None:  # a rerun
         transport.set_properties(item, ())
     settings = marked_settings(runtime.place(), item)
     run = TestRun(session=ItemSession(settings, item, runtime.reproducer, runtime.baselines))
+    if before is not None:  # wider fixtures do not check again, but their checks keep their names
+        run.session.sites.update(before.session.ordinals())
     item.stash[TEST_RUN] = run
     return run
 

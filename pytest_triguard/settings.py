@@ -113,6 +113,11 @@ class Session:
             self.sites[key] = name
             return name
 
+    def ordinals(self) -> dict[tuple[str, Site, str | None], str]:
+        """Return the sites whose checks have names that were counted out, not given."""
+        with self._lock:
+            return {key: name for key, name in self.sites.items() if key[-1] is None}
+
     def keeps(self, record: Record) -> bool:
         """Return whether a record would be kept: whether it is the first or the worst so far."""
         previous = self.records.get(record.name)

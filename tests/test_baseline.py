@@ -118,6 +118,24 @@ def test_every_module_has_its_own_file_inside_the_folder(tmp_path, nodeid, file)
     assert path_of(tmp_path, split(nodeid)[0]) == tmp_path / file
 
 
+def test_a_test_without_a_module_has_no_file(tmp_path):
+    """Pytest names the module of a test outside the root folder with an empty string."""
+    for ask in (
+        lambda: Baselines(tmp_path).find("::test_it", "accuracy"),
+        lambda: write(tmp_path, [record(nodeid="::test_it")], VERSIONS),
+    ):
+        with pytest.raises(ConfigError, match="a test outside the root folder has no module"):
+            ask()
+
+
+def test_what_could_not_be_read_is_not_written(written, tmp_path):
+    before = written.read_bytes()
+    twice = {"outcomes": "YYN-", "ids": ["1", "2", "3", "3"]}
+    with pytest.raises(ConfigError, match="3 different ids for 4 samples"):
+        write(tmp_path, [record(per_sample=twice)], VERSIONS)
+    assert written.read_bytes() == before
+
+
 @settings(max_examples=20, deadline=None)
 @given(test=st.text(min_size=1, max_size=300), name=st.text(min_size=1, max_size=50))
 def test_any_name_survives_the_way_to_the_file(tmp_path_factory, test, name):
@@ -184,6 +202,18 @@ BROKEN = {
     "an outcome": (of_check(lambda each: each.update(outcomes="YYX-")), "has the outcome 'X'"),
     "a count": (of_check(lambda each: each.update(outcomes="YYNN")), "has n 3, but 4 samples that"),
     "a value": (of_check(lambda each: each.update(value=0.9)), "has the value 0.9, but 2 of 3"),
+    "a huge value": (
+        of_check(lambda each: each.update(value=1e308)),
+        "has the value 1e+308, but 2 of 3",
+    ),
+    "a value that no float can hold": (
+        of_check(lambda each: each.update(value=10**400)),
+        "has no valid relation and value",
+    ),
+    "values that no float can hold": (
+        of_check(lambda each: (each.pop("outcomes"), each.update(values=[10**400]))),
+        "has values that are no finite numbers",
+    ),
     "both": (of_check(lambda each: each.update(values=[1.0])), "either outcomes or values"),
     "text for numbers": (
         of_check(lambda each: (each.pop("outcomes"), each.update(values=["1", 2, 3]))),
@@ -217,6 +247,7 @@ def test_what_was_edited_wrongly_is_refused_by_name(written, tmp_path, name):
         ("[]", "must hold an object with schema_version"),
         ("", "is no baseline: Expecting value"),
         (b"\xff\xfe", "cannot be read as a baseline"),
+        ("[" * 100_000, "is no baseline: it is nested too deeply"),
     ],
 )
 def test_what_is_no_json_or_foreign_is_refused(tmp_path, text, sentence):

@@ -77,6 +77,7 @@ def test_a_rate_is_compared_on_the_samples_that_count_in_both():
     found = rate("YYYY-N", "YNYYY-")
     assert (found.pairs, found.before, found.delta) == (4, 1.0, -0.25)
     assert (found.worse, found.better, found.worse_ids) == (1, 0, [1])
+    assert found.left_out == 1
     assert found.verdict is Verdict.FAILED
 
 
@@ -206,6 +207,17 @@ def test_max_regression_is_a_number_or_a_percentage(given, expected):
 def test_a_wrong_max_regression_is_refused(given):
     with pytest.raises(InputError, match="max_regression must be a number of at least 0 or a perc"):
         parse_max_regression(given)
+
+
+@pytest.mark.parametrize("given", [1, 2, 2.0])
+def test_a_rate_cannot_lose_as_much_as_one(given):
+    with pytest.raises(InputError, match=r"max_regression of a rate must be below 1, but \d came"):
+        parse_max_regression(given).require_below_one()
+
+
+@pytest.mark.parametrize("given", [0, 0.999, "2%", "200%"])
+def test_a_rate_may_lose_less(given):
+    parse_max_regression(given).require_below_one()
 
 
 @pytest.mark.parametrize("given", [True, [0.1], {}])

@@ -33,7 +33,6 @@ from pytest_triguard.settings import (
     Session,
     Settings,
     current_session,
-    current_settings,
 )
 from pytest_triguard.validation import describe, one_of, whole
 
@@ -67,8 +66,9 @@ class CheckOptions(TypedDict, total=False):
 
 @dataclass(kw_only=True)
 class Check:
-    """One evaluation of one assertion."""
+    """One evaluation of one assertion, and the test that it began in, if any."""
 
+    session: Session | None
     assertion: str
     name: str
     settings: Settings
@@ -91,7 +91,8 @@ class Check:
             InputError: If a value is refused.
         """
         _refuse_unknown(assertion, options)
-        settings, session = current_settings(), current_session()
+        session = current_session()
+        settings = Settings() if session is None else session.settings
         allowance = _allowance(options.get("max_regression"), session)
         name = options.get("name")
         if name is not None and (not isinstance(name, str) or not name.strip()):
@@ -102,6 +103,7 @@ class Check:
         undefined_at_most = options.get("undefined_at_most", 0.05)
         title = assertion.__name__
         return cls(
+            session=session,
             assertion=title,
             settings=settings,
             confidence=check_confidence(confidence),
@@ -142,6 +144,7 @@ class Check:
     def rate(self, finding: Finding, relation: Relation, threshold: float) -> Measurement:
         """Judge a rate, keep its record, and raise if the check does not pass."""
         __tracebackhide__ = True
+        self.allowance.require_below_one()
         known = finding.values[finding.values == finding.values]
         successes = int(known.sum())
         decision = gate_rate(
@@ -182,11 +185,11 @@ class Check:
         __tracebackhide__ = True
         if not decision.n and not decision.undefined:
             decision = replace(decision, reason=f"none of {len(finding.values)} samples counts")
-        session = current_session()
+        # In a thread, another test may run by now.
+        session = self.session
         record = self._record(finding, decision, relation, threshold)
         if session is not None:
             record = self._against_baseline(record, finding, session)
-        if session is not None:
             try:
                 # A file belongs to the evaluation that is kept, not to every one of a loop.
                 if record.failed and session.keeps(record):
@@ -212,7 +215,7 @@ class Check:
         self, finding: Finding, decision: Decision, relation: Relation, threshold: float
     ) -> Record:
         classifier, run = self._held()
-        session, verdict = current_session(), decision.verdict
+        session, verdict = self.session, decision.verdict
         tolerated = verdict is Verdict.INCONCLUSIVE and self.inconclusive == "pass"
         return Record(
             nodeid=session.nodeid if session else "",
@@ -254,6 +257,12 @@ class Check:
         """
         if is_drawn():
             return record
+        compares = self.settings.update or session.baselines is not None
+        if compares and record.name in session.records:
+            raise InputError(
+                f"the check {record.name!r} was made twice in one test, but has one baseline: give "
+                "each a name, such as name=f'eps {eps}'"
+            )
         if self.settings.update:
             passed = record.gate is Verdict.PASSED
             return replace(record, per_sample=per_sample(finding)) if passed else record
@@ -282,7 +291,7 @@ class Check:
         return [] if path is None else [str(path)]
 
     def _reproduce(self, run: Run) -> str:
-        session, chunk = current_session(), run.model.chunk.used
+        session, chunk = self.session, run.model.chunk.used
         if session is not None and session.command:
             pinned = chunk is None or chunk == self.settings.chunk
             return session.command + ("" if pinned else f" --triguard-chunk={chunk}")
@@ -308,6 +317,11 @@ def _allowance(max_regression: Any, session: Session | None) -> Allowance:
         raise InputError(
             "max_regression needs a baseline to compare with, but none is configured: name its "
             "folder with --triguard-baseline=DIR or the ini key triguard_baseline"
+        )
+    if is_drawn():
+        raise InputError(
+            "max_regression needs a baseline to compare with, but inputs that hypothesis draws "
+            "have none: leave it out"
         )
     return parse_max_regression(max_regression)
 

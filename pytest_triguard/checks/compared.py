@@ -108,6 +108,7 @@ def _judged(record: Record, entry: Entry, comparison: Comparison, *, tolerated: 
         "worse": comparison.worse,
         "better": comparison.better,
         "worse_ids": comparison.worse_ids,
+        "left_out": comparison.left_out,
         "reason": comparison.reason,
         "differs": list(_differences(record, entry)),
         "classifier": entry.classifier,

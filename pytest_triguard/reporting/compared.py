@@ -58,10 +58,11 @@ def _change_sentence(baseline: dict[str, Any]) -> str:
     if baseline["delta"] is None:
         return str(baseline["reason"])
     before, delta = baseline["before"], baseline["delta"]
+    left_out = f"; {baseline['left_out']} that counted then do not now" * bool(baseline["left_out"])
     return (
         f"{baseline['reason']}: {numbers.number(before)} then, {numbers.number(before + delta)} "
         f"now ({_change(delta)}, {baseline['allowed']:.3g} allowed); of {baseline['pairs']} paired "
-        f"samples {baseline['worse']} worse, {baseline['better']} better"
+        f"samples {baseline['worse']} worse, {baseline['better']} better{left_out}"
     )
 
 

@@ -253,6 +253,69 @@ def test_a_rerun_writes_its_own_samples(gate, run):
     assert flaky["outcomes"] == "Y" * 60
 
 
+SCOPES = """
+
+import pytest
+
+
+@pytest.fixture(scope="module")
+def wide():
+    assert_accuracy(classifier, inputs, labels, at_least=0.9)
+
+
+@pytest.fixture
+def narrow(wide):
+    assert_accuracy(classifier, inputs, (labels + 1) % 3, at_least=0.0)
+
+
+attempts = []
+
+
+def test_scopes(narrow):
+    assert_accuracy(classifier, inputs, (labels + 2) % 3, at_least=0.0)
+    attempts.append(1)
+    assert len(attempts) > int(os.environ.get("FLAKY", 0))
+"""
+
+
+def test_a_rerun_compares_each_check_with_its_own_baseline(gate, run, monkeypatch):
+    """A wider fixture does not check again, and the checks after it keep their ordinals."""
+    pytest.importorskip("pytest_rerunfailures")
+    (gate.path / "test_gate.py").write_text(GATE + SCOPES)
+    arguments = ("-p", "no:randomly", "-k", "scopes", "--triguard-baseline=known")
+    assert gate.runpytest_inprocess(*arguments, "--triguard-update").ret == 0
+    monkeypatch.setenv("FLAKY", "1")
+    found = gate.runpytest_inprocess(*arguments, "--reruns=1")
+    found.stdout.fnmatch_lines(["*3 checks: 3 passed*", "*1 passed*1 rerun*"])
+
+
+def test_a_check_of_drawn_inputs_is_not_compared(gate, run, monkeypatch):
+    (gate.path / "test_gate.py").write_text(
+        GATE + "\n\nfrom hypothesis import given, settings, strategies as st\n\n\n"
+        "@settings(max_examples=2, deadline=None)\n"
+        "@given(shift=st.integers(1, 2))\n"
+        "def test_drawn(shift):\n"
+        "    assert_accuracy(classifier, inputs, labels, at_least=0.2, **MORE)\n"
+    )
+    arguments = ("-k", "drawn", "--triguard-baseline=known")
+    found = run(*arguments, "--triguard-update")
+    assert found.ret == 0
+    found.stdout.no_fnmatch_line("*no baseline written*")
+    run(*arguments).assert_outcomes(passed=1)
+    monkeypatch.setenv("MORE", "{'max_regression': 0.1}")
+    for more in ((), ("--triguard-update",)):
+        found = run(*arguments, *more)
+        found.assert_outcomes(failed=1)
+        found.stdout.fnmatch_lines(["*inputs that hypothesis draws have none*"])
+
+
+def test_an_allowance_that_no_change_exceeds_is_refused(with_baseline, run, monkeypatch):
+    monkeypatch.setenv("MORE", "{'max_regression': 2}")
+    found = run("--triguard-baseline=known")
+    found.assert_outcomes(failed=1, passed=1)  # entropy is no rate
+    found.stdout.fnmatch_lines(["*max_regression of a rate must be below 1, but 2 came*"])
+
+
 def test_max_regression_needs_a_baseline(gate, run, monkeypatch):
     monkeypatch.setenv("MORE", "{'max_regression': 0.1}")
     found = run("-k", "accuracy")
@@ -267,3 +330,46 @@ def test_a_wrong_max_regression_is_refused(with_baseline, run, monkeypatch):
     monkeypatch.setenv("MORE", "{'max_regression': '2'}")
     found = run("-k", "accuracy", "--triguard-baseline=known")
     found.stdout.fnmatch_lines(["*max_regression must be a number of at least 0 or a percentage*"])
+
+
+@pytest.mark.parametrize("flag", ["--triguard-update", "--triguard-update-force"])
+@pytest.mark.parametrize("where", ["ini", "environment"])
+def test_no_gate_updates_itself_for_ever(gate, run_apart, monkeypatch, flag, where):
+    if where == "ini":
+        (gate.path / "pytest.ini").write_text(f"[pytest]\naddopts = {flag}\n")
+    else:
+        monkeypatch.setenv("PYTEST_ADDOPTS", flag)
+    found = run_apart("--triguard-baseline=known")
+    assert found.ret == pytest.ExitCode.USAGE_ERROR
+    found.stderr.fnmatch_lines([f"ERROR: {flag} must be typed on the command line*"])
+    assert not (gate.path / "known").exists()
+
+
+def test_a_baseline_of_the_ini_file_can_be_switched_off(gate, run):
+    (gate.path / "pytest.ini").write_text("[pytest]\ntriguard_baseline = known\n")
+    run().assert_outcomes(failed=2)
+    run("--triguard-baseline=none").assert_outcomes(passed=2)
+
+
+def test_a_loop_needs_a_name_for_each_of_its_checks(gate, run):
+    loop = """
+def test_loop():
+    for share in (0.1, 0.2):
+        assert_accuracy(classifier, inputs, labels, at_least=share, {})
+"""
+    (gate.path / "test_gate.py").write_text(GATE + loop.format(""))
+    found = run("-k", "loop", "--triguard-baseline=known", "--triguard-update")
+    found.assert_outcomes(failed=1)
+    found.stdout.fnmatch_lines(["*the check 'assert_accuracy' was made twice in one test*name=*"])
+    (gate.path / "test_gate.py").write_text(GATE + loop.format("name=f'share {share}'"))
+    for arguments in (["--triguard-update"], []):
+        run("-k", "loop", "--triguard-baseline=known", *arguments).assert_outcomes(passed=1)
+
+
+def test_a_baseline_that_an_editor_saved_with_a_mark_and_other_line_ends_is_read(
+    with_baseline, run
+):
+    path = with_baseline.path / "known" / "test_gate.py.json"
+    text = path.read_bytes().replace(b"\n", b"\r\n")
+    path.write_bytes(b"\xef\xbb\xbf" + text)
+    run("--triguard-baseline=known").assert_outcomes(passed=2)

@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 import scipy.stats  # noqa: F401 - a run within this process would load parts of numpy anew
 
+import pytest_triguard.assertions  # noqa: F401  else each run would have verdicts of its own
+
 GOLDEN = Path(__file__).parent / "golden"
 CONFTEST = """
 import os

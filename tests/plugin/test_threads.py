@@ -159,6 +159,48 @@ def test_a_check_that_outlives_its_test_is_told(project, run):
     assert checks_of(project) == []
 
 
+def test_a_check_that_ends_during_another_test_does_not_count_there(project, run):
+    project.makepyfile(
+        test_gate="""
+        import threading
+        import pytest, torch
+        from pytest_triguard import Classifier, assert_accuracy
+
+        begun, go = threading.Event(), threading.Event()
+
+        class Slow(torch.nn.Flatten):
+            def forward(self, inputs):
+                begun.set()
+                go.wait()
+                return super().forward(inputs)
+
+        def late():
+            labels = torch.zeros(2, dtype=torch.int64)
+            assert_accuracy(Classifier(Slow()), torch.eye(2)[:, None, None], labels, at_least=0.1)
+
+        def test_one():
+            test_one.thread = threading.Thread(target=late)
+            test_one.thread.start()
+            begun.wait()
+
+        @pytest.mark.filterwarnings("default::pytest.PytestUnhandledThreadExceptionWarning")
+        @pytest.mark.triguard
+        def test_two():
+            go.set()
+            test_one.thread.join()
+        """
+    )
+    result = run("--triguard-json=report.json")
+    result.assert_outcomes(passed=1, failed=1, warnings=1)
+    result.stdout.fnmatch_lines(
+        [
+            "*test_two is marked triguard but passed without a check*",
+            "*the check assert_accuracy ended after its test *::test_one*",
+        ]
+    )
+    assert checks_of(project) == []
+
+
 def test_a_thread_has_the_session_of_the_test():
     with use_session(Session(settings=Settings(seed=3))) as session:
         assert in_thread(current_session) is session
