@@ -163,6 +163,30 @@ class Baselines:
         return self._modules[module].get((test, check))
 
 
+def not_made(folder: Path, records: Iterable[Record]) -> list[str]:
+    """Return the checks of a baseline that the tests of the same modules did not make.
+
+    Args:
+        folder: Folder of the baselines.
+        records: The checks that were made.
+
+    Returns:
+        Node id and name of each check, in order.
+
+    Raises:
+        ConfigError: If a file is no baseline.
+    """
+    made: dict[str, set[tuple[str, str]]] = {}
+    for record in records:
+        module, test = split(record.nodeid)
+        made.setdefault(module, set()).add((test, record.name))
+    return [
+        f"{module}::{test} ({check})"
+        for module, checks in made.items()
+        for test, check in sorted(read(path_of(folder, module), module).keys() - checks)
+    ]
+
+
 def check_folder(folder: Path) -> None:
     """Read every baseline in a folder, so that a broken one is found before any test.
 

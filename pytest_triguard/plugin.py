@@ -297,12 +297,30 @@ class Controller:
             from pytest_triguard.reporting import terminal
 
             terminal.write(terminalreporter, records, verbosity)
+            if verbosity > 0:
+                self._tell_what_was_not_made(terminalreporter, records)
         if self.written is not None and verbosity >= 0:
             terminalreporter.write_sep("-", f"generated JSON report: {self.written}")
         for line in self.updated:
             terminalreporter.write_line(line)
         for line in self.unwritten:
             terminalreporter.write_line(line, red=True)
+
+    def _tell_what_was_not_made(
+        self, terminalreporter: pytest.TerminalReporter, records: list[Record]
+    ) -> None:
+        """Name the checks that only the baseline still has: a gate may have been removed."""
+        settings = self.config.stash[RUNTIME].settings
+        if settings.baseline is None or settings.update:
+            return
+        from pytest_triguard.baseline import not_made
+
+        try:
+            checks = not_made(settings.baseline, records)
+        except ConfigError:  # those checks have failed by it
+            return
+        for check in checks:
+            terminalreporter.write_line(f"triguard: in the baseline, but not made: {check}")
 
     def _update_baselines(
         self, session: pytest.Session, settings: Settings, records: list[Record]

@@ -373,3 +373,14 @@ def test_a_baseline_that_an_editor_saved_with_a_mark_and_other_line_ends_is_read
     text = path.read_bytes().replace(b"\n", b"\r\n")
     path.write_bytes(b"\xef\xbb\xbf" + text)
     run("--triguard-baseline=known").assert_outcomes(passed=2)
+
+
+def test_a_check_that_only_the_baseline_has_is_named_when_asked_for_more(with_baseline, run):
+    (with_baseline.path / "test_gate.py").write_text(
+        GATE.replace("def test_entropy", "def entropy")
+    )
+    line = "triguard: in the baseline, but not made: test_gate.py::test_entropy (*below)"
+    found = run("--triguard-baseline=known", "-v")
+    found.assert_outcomes(passed=1)
+    found.stdout.fnmatch_lines([line])
+    run("--triguard-baseline=known").stdout.no_fnmatch_line(line)
