@@ -23,7 +23,7 @@ UNTIMED = 64
 """Chunk where there is too little work for timing to pay."""
 
 _SMALLEST = 16
-_LARGEST_ON_HOST, _LARGEST_ON_ACCELERATOR = 512, 4096
+_LARGEST_ON_HOST, _LARGEST_ON_ACCELERATOR = 256, 4096  # what steps touch fits a cache
 _WORTH_IT = 0.03
 """Gain in speed for which a larger chunk is taken."""
 _TURNS = (2, 6)
