@@ -17,6 +17,7 @@ import numpy as np
 
 from pytest_triguard.baseline import Entry, rounded
 from pytest_triguard.errors import InputError, InputTypeError
+from pytest_triguard.gate import SHOWN_CONFIDENCE
 from pytest_triguard.record import Verdict
 from pytest_triguard.statistics import (
     Interval,
@@ -25,9 +26,6 @@ from pytest_triguard.statistics import (
     paired_rate_interval,
     statistic_value,
 )
-
-SHOWN_CONFIDENCE = 0.95
-"""Confidence of the interval that a sample claim shows and does not judge by."""
 
 RESOLUTION = 1e-5
 """Relative change of a statistic that counts as none: passes in float32 differ by less."""
@@ -72,6 +70,7 @@ class Comparison:
         delta: The number now minus the number then, on the same samples.
         allowed: Largest change for the worse.
         interval: Interval of the change, or None where there is none.
+        confidence: Two-sided confidence of the interval.
         pairs: Samples that count in both.
         worse: Samples that got worse.
         better: Samples that got better.
@@ -85,6 +84,7 @@ class Comparison:
     delta: float
     allowed: float
     interval: Interval | None
+    confidence: float
     pairs: int
     worse: int
     better: int
@@ -216,6 +216,7 @@ def compare(
         delta=today - then,
         allowed=allowed,
         interval=interval,
+        confidence=level,
         pairs=len(places),
         worse=worse,
         better=better,

@@ -66,10 +66,10 @@ def compared(
         name: getattr(record, name)
         for name in ("assertion", "metric", "relation", "parameters", "data")
     }
-    ids = [plain_id(each) for each in finding.ids]
+    kept = per_sample(finding)
+    ids = kept.get("ids", list(range(len(finding.ids))))
     if reason := obstacle(entry, facts=facts, ids=ids):
         return _refused(record, "incomparable", reason, update)
-    kept = per_sample(finding)
     comparison = compare(
         entry,
         kept["outcomes"] if "outcomes" in kept else kept["values"],
@@ -104,6 +104,7 @@ def _judged(record: Record, entry: Entry, comparison: Comparison, *, tolerated: 
         "before": comparison.before,
         "allowed": comparison.allowed,
         "interval": comparison.interval,
+        "confidence": comparison.confidence,
         "pairs": comparison.pairs,
         "worse": comparison.worse,
         "better": comparison.better,

@@ -39,7 +39,7 @@ def sentence(record: Record) -> str:
     parts = [_change_sentence(baseline)]
     if baseline.get("interval") is not None:
         low, high = (_change(end) for end in baseline["interval"])
-        level = 100 * (record.confidence if record.confidence is not None else 0.95)
+        level = 100 * baseline["confidence"]
         parts.append(f"{level:g} % interval of the change [{low}, {high}]")
     if baseline.get("worse_ids"):
         parts.append(f"worse: sample {', '.join(str(each) for each in baseline['worse_ids'])}")
