@@ -22,7 +22,7 @@ from typing import Any
 from torch import Tensor, fx, nn
 from torch.nn.utils import parametrize
 
-from pytest_triguard.verification.operators import TABLE, Rule, Unsupported
+from pytest_triguard.verification.operators import COMPOSED, TABLE, Rule, Unsupported
 
 _INPLACE = frozenset({operator.iadd, operator.isub, operator.imul, operator.itruediv})
 _ROOT = "module"
@@ -53,7 +53,9 @@ class Graph:
         if node.op == "call_method":
             name = str(node.target)
             return TABLE.get(name.removesuffix("_") if _is_inplace(name) else name)
-        return TABLE.get(node.target) if node.op == "call_function" else None
+        if node.op != "call_function":
+            return None
+        return TABLE.get(node.target, TABLE.get(_path(node.target)))
 
     def overwrites(self, node: fx.Node) -> bool:
         """Return whether a node's operator works in place."""
@@ -134,8 +136,33 @@ class _Tracer(fx.Tracer):
         return _Proxy(node, self)
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        known = parametrize.type_before_parametrizations(m) in TABLE
+        kind = parametrize.type_before_parametrizations(m)
+        known = kind in TABLE or kind in COMPOSED
         return known or super().is_leaf_module(m, module_qualified_name)
+
+    def create_proxy(
+        self,
+        kind: str,
+        target: Any,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        *more: Any,
+        **others: Any,
+    ) -> Any:
+        """Record an operator, or the operators that it is composed of."""
+        if kind == "call_module":
+            module = reduce(getattr, target.split("."), self.root)
+            compose = COMPOSED.get(parametrize.type_before_parametrizations(module))
+            if compose is not None:
+                if _does_more(module):
+                    name = type(module).__name__
+                    raise Unsupported(
+                        f"operator {name} in {target!r} has a hook or its own forward"
+                    )
+                return compose(module, *args, **kwargs)
+        elif kind in ("call_function", "call_method") and target in COMPOSED:
+            return COMPOSED[target](*args, **kwargs)
+        return super().create_proxy(kind, target, args, kwargs, *more, **others)
 
 
 @contextmanager
@@ -163,9 +190,18 @@ def _refuse_hooks(graph: Graph) -> None:
     for node in graph.nodes:
         if node.op != "call_module":
             continue
-        module = graph.attribute(node)
-        if module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module):
+        if _does_more(graph.attribute(node)):
             raise Unsupported(f"{graph.describe(node)} has a hook or a forward of its own")
+
+
+def _does_more(module: nn.Module) -> bool:
+    """Return whether a module does more than its class says."""
+    return bool(module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module))
+
+
+def _path(function: Any) -> str:
+    """Return where a function is defined: the key of those that are not imported here."""
+    return f"{getattr(function, '__module__', '')}.{getattr(function, '__qualname__', '')}"
 
 
 def _refuse_stale_reads(graph: Graph) -> None:

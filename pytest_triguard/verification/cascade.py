@@ -1,9 +1,10 @@
 """The stages of a verifier, cheapest first, each on the samples still open.
 
-First the samples themselves are predicted and bounded: three forward passes, one look at the
-outcome. What is neither misclassified nor proven is attacked: up to twenty forward and backward
-passes. To attack before bounding would decide the same samples, and cost twenty passes for each
-one that three can prove. Nothing that survives an attack is called proven.
+First the samples themselves are predicted and bounded by intervals: three forward passes, one look
+at the outcome. What is neither misclassified nor proven is attacked: up to twenty forward and
+backward passes. To attack before bounding would decide the same samples, and cost twenty passes for
+each one that three can prove. Then come ever tighter and dearer bounds. Nothing that survives an
+attack is called proven, and time that runs out leaves open what it leaves open.
 """
 
 from __future__ import annotations
@@ -22,77 +23,87 @@ from pytest_triguard.engine.devices import synchronize
 from pytest_triguard.engine.geometry import NORMS
 from pytest_triguard.engine.model import Model
 from pytest_triguard.engine.samples import Batch, Feed, join
-from pytest_triguard.verification.methods import BOUNDS, Plan
-from pytest_triguard.verification.network import Network, outside, refuse_unfaithful
+from pytest_triguard.verification import judging
+from pytest_triguard.verification.budget import Budget, BudgetSpent, Clock
+from pytest_triguard.verification.domains import Domains
+from pytest_triguard.verification.methods import BOUNDS, FALSIFIERS, Bound, Effort
+from pytest_triguard.verification.network import Network, refuse_unfaithful
 from pytest_triguard.verification.operators import Unsupported
+from pytest_triguard.verification.proof_tree import trees
 from pytest_triguard.verification.regions import Region, holds
-from pytest_triguard.verification.result import Decision, SampleVerdict, Stage, Status
+from pytest_triguard.verification.result import Decision, SampleVerdict, Stage
 from pytest_triguard.verification.specification import Rows, Specification
-
-SLACK: dict[torch.dtype, float] = {torch.float32: 1e-5, torch.float64: 1e-13}
-"""What a margin has to exceed for a proof, by the module's dtype and relative to the largest
-magnitude of a logit (at least 1): the module that runs rounds, the bound is on the one that does
-not."""
 
 ATTACK_STEPS = 20
 """Steps of the attack that tries to falsify."""
 
-_CLEAN = "clean"
-_OPEN, _PROVEN, _FALSIFIED, _NOT_FINITE, _STRAY, _UNSUPPORTED = range(6)
-_STATUS: dict[int, Status] = {
-    _OPEN: "unknown",
-    _PROVEN: "proven",
-    _FALSIFIED: "falsified",
-    _NOT_FINITE: "unknown",
-    _STRAY: "unsupported",
-    _UNSUPPORTED: "unsupported",
-}
-_REASONS = {
-    _OPEN: "the bound is not above the slack",
-    _NOT_FINITE: "the bound is not finite",
-    _STRAY: "the module's own logits are outside their bounds: the graph is not the module",
-}
+_FIRST = "ibp"
+"""The bound that is cheap enough to be run on every sample, whatever is predicted."""
 _HELD = 4
-"""Chunks of open samples that wait for the attack at most."""
+"""Chunks of open samples that wait for the later stages at most."""
 _CHECKED = 4
 """Samples at which the captured graph is held against the module."""
 
 
 @dataclass(frozen=True)
 class _Open:
-    """Samples that are neither proven nor falsified yet, and what is known about each."""
+    """Samples that are neither proven nor falsified yet.
+
+    Attributes:
+        batch: The samples.
+        verdicts: What is known about each.
+        spent: Seconds spent on each so far.
+    """
 
     batch: Batch
     verdicts: list[SampleVerdict]
+    spent: float
+
+    def left(self, verdicts: list[SampleVerdict], spent: float) -> _Open | None:
+        """Return what is still open, after so many seconds for all of them."""
+        places = [place for place, each in enumerate(verdicts) if each.status == "unknown"]
+        if not places:
+            return None
+        kept = [verdicts[place] for place in places]
+        return _Open(self.batch.pick(places), kept, self.spent + spent / len(verdicts))
 
 
 class Cascade:
-    """Runs the stages of a plan over batches.
+    """Runs stages over batches.
 
     Args:
         model: The network.
-        plan: The stages.
+        stages: Names of the stages, after the prediction of the samples themselves.
         region: Where each sample is verified.
         specification: What is to be proven.
-        budget: Seconds per sample, looked at between the stages, or None.
-        seed: Seed of the attack.
+        budget: What may be spent.
+        seed: Seed of what is drawn.
+        rounded: Whether proofs are to hold for the module that rounds.
+        keep: Whether the trees of proofs by search are kept.
     """
 
     def __init__(
         self,
         model: Model,
-        plan: Plan,
+        stages: tuple[str, ...],
         region: Region,
         specification: Specification,
-        budget: float | None,
+        budget: Budget,
         seed: int,
+        *,
+        rounded: bool = False,
+        keep: bool = False,
     ) -> None:
         self.model = model
         self.region = region
         self.specification = specification
         self.budget = budget
-        self.bound = BOUNDS.get(plan.bound)
-        self.attack, self.without = _falsifier(plan, region, specification, seed)
+        self.seed = seed
+        self.rounded = rounded
+        self.keep = keep
+        self.whole = Clock.of(budget.total)
+        self.first = BOUNDS.get(_FIRST) if stages[:1] == (_FIRST,) else None
+        self.later = stages if self.first is None else stages[1:]
         self.network: Network | None = None
         self.refusal = ""
 
@@ -100,7 +111,7 @@ class Cascade:
         """Hand out decisions, a few samples at a time, in the order in which they are reached.
 
         Memory is bounded by the chunk: what is left open waits until there is enough of it for
-        the attack, at most a few chunks.
+        the later stages, at most a few chunks.
         """
         rows = self.model.chunk.rows
         waiting: list[_Open] = []
@@ -112,10 +123,10 @@ class Cascade:
             if left is not None:
                 waiting.append(left)
             if sum(len(each.batch) for each in waiting) >= _HELD * rows:
-                yield self._second(waiting)
+                yield from self._rest(waiting)
                 waiting = []
         if waiting:
-            yield self._second(waiting)
+            yield from self._rest(waiting)
 
     def _targeted(self, batches: Iterable[Batch]) -> Iterator[Batch]:
         for batch in batches:
@@ -124,7 +135,7 @@ class Cascade:
     def _capture(self, block: Batch) -> None:
         """Capture the module, and hold the graph against it on a few samples and their corners."""
         try:
-            network = Network(self.model, block.inputs.dtype)
+            network = Network(self.model, block.inputs.dtype, rounded=self.rounded)
             region = self.region.around(self.model, block, network.dtype)
             ends = [end.to(block.inputs.dtype) for end in (region.lower, region.upper)]
             refuse_unfaithful(network, self.model, torch.cat([block.inputs, *ends]))
@@ -133,128 +144,178 @@ class Cascade:
         else:
             self.network = network
 
-    # --- first stages: prediction and bound -----------------------------------------------------
+    # --- first stages: prediction and intervals -------------------------------------------------
 
     def _first(self, block: Batch) -> tuple[Decision, _Open | None]:
-        """Predict and bound a block; return what that decides, and what is left to the attack."""
-        stages = [Stage(_CLEAN, len(block))]
-        if self.network is not None:
-            stages.append(Stage(self.bound.name, len(block)))
+        """Predict and bound a block; return what that decides, and what is left open."""
+        stages = [Stage("clean", len(block))]
+        if self.network is not None and self.first is not None:
+            stages.append(Stage(self.first.name, len(block)))
         parts = self.model.chunk.attempt(
             lambda part: self._judged(block.rows(part), stages), len(block)
         )
-        verdicts = self._verdicts(block, torch.cat(parts, dim=1).tolist())
+        verdicts = judging.verdicts(
+            block,
+            torch.cat(parts, dim=1).tolist(),
+            "" if self.first is None else self.first.name,
+            self.refusal,
+        )
         for stage in stages:
             stage.count(verdicts)
-        spent = sum(stage.seconds for stage in stages) / len(block)
-        left = [place for place, each in enumerate(verdicts) if each.status == "unknown"]
-        if not left or self.attack is None:
+        left = _Open(block, verdicts, 0.0).left(verdicts, sum(stage.seconds for stage in stages))
+        if left is None or not self.later:
             return Decision(verdicts, stages), None
-        if self.budget is not None and spent >= self.budget:
-            told = [_because(each, "the budget was spent before the attack") for each in verdicts]
-            return Decision(told, stages), None
-        decided = [each for each in verdicts if each.status != "unknown"]
-        return Decision(decided, stages), _Open(block.pick(left), [verdicts[i] for i in left])
+        return Decision([each for each in verdicts if each.status != "unknown"], stages), left
 
     @torch.no_grad()
     def _judged(self, block: Batch, stages: list[Stage]) -> Tensor:
         """Return code, margin, slack and label of each sample, `(4, n)`, in one host read."""
         with self._spending(stages[0]):
             logits = self.model.logits(block.inputs)
-            dtype = logits.dtype if self.network is None else self.network.dtype
-            rows = self.specification.of(block, logits.shape[1], dtype)
+            rows = self._rows(block, logits)
             broken = rows.violated(logits)
+        code = torch.zeros_like(logits[:, 0], dtype=rows_dtype(self.network, logits))
         if self.network is None:
-            code = torch.full_like(logits[:, 0], _UNSUPPORTED, dtype=torch.float32)
-            margin, slack = torch.full_like(code, -torch.inf), torch.full_like(code, torch.inf)
-        else:
+            code = code + judging.UNSUPPORTED
+        margin, slack = torch.full_like(code, -torch.inf), torch.full_like(code, torch.inf)
+        if self.network is not None and self.first is not None:
             with self._spending(stages[1]):
-                code, margin, slack = self._bounded(self.network, block, rows, logits)
-                self.model.passes.forward += self.bound.forwards * len(block)
-        code = torch.where(broken, _FALSIFIED, code)
+                region = self.region.around(self.model, block, self.network.dtype)
+                found = self.first.margins(self.network, region, rows, Effort())
+                code, margin, slack = judging.judge(self.network, found, rows, logits)
+                self.model.passes.forward += found.forward
+        code = torch.where(broken, judging.FALSIFIED, code)
         labels = code if block.labels is None else block.labels.to(code.dtype)
         return torch.stack([code, margin, slack, labels]).cpu()
 
-    def _bounded(
-        self, network: Network, block: Batch, rows: Rows, logits: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return code, margin and slack of each sample; not finite comes before everything."""
-        found = self.bound.margins(
-            network, self.region.around(self.model, block, network.dtype), rows
-        )
-        largest = torch.maximum(found.logits.lower.abs(), found.logits.upper.abs()).amax(1)
-        slack = largest.clamp_min(1) * (SLACK[logits.dtype] * max(1.0, rows.size / 2))
-        finite = torch.isfinite(found.margin) & torch.isfinite(slack)
-        stray = outside(found.logits, logits)
-        code = torch.where(found.margin > slack, _PROVEN, _OPEN)
-        code = torch.where(stray, _STRAY, torch.where(finite, code, _NOT_FINITE))
-        known = finite & ~stray
-        return (
-            code.to(network.dtype),
-            torch.where(known, found.margin, -torch.inf),
-            torch.where(known, slack, torch.inf),
-        )
+    def _rows(self, block: Batch, logits: Tensor) -> Rows:
+        return self.specification.of(block, logits.shape[1], rows_dtype(self.network, logits))
 
-    def _verdicts(self, block: Batch, columns: list[list[float]]) -> list[SampleVerdict]:
-        """Return what the first stages found, sample by sample."""
-        codes = [int(code) for code in columns[0]]
-        broken = [place for place, code in enumerate(codes) if code == _FALSIFIED]
-        clean = dict(zip(broken, block.pick(broken).inputs if broken else (), strict=True))
-        return [
-            SampleVerdict(
-                position=block.positions[place],
-                id=block.ids[place],
-                label=None if block.labels is None else int(columns[3][place]),
-                status=_STATUS[code],
-                stage={_PROVEN: self.bound.name, _FALSIFIED: _CLEAN}.get(code),
-                reason=self._reason(code),
-                margin=columns[1][place],
-                slack=columns[2][place],
-                clean=clean.get(place),
-                counterexample=clean.get(place),
-            )
-            for place, code in enumerate(codes)
+    # --- later stages ---------------------------------------------------------------------------
+
+    def _rest(self, waiting: list[_Open]) -> Iterator[Decision]:
+        """Take open samples through the later stages, as long as the budget lasts."""
+        left: _Open | None = _Open(
+            join([each.batch for each in waiting]),
+            [verdict for each in waiting for verdict in each.verdicts],
+            max(each.spent for each in waiting),
+        )
+        for name in self.later:
+            if left is None:
+                return
+            if self._over(left):
+                why = f"the budget was spent before {name}"
+                yield Decision([judging.because(each, why) for each in left.verdicts], [])
+                return
+            stage = Stage(name, len(left.batch))
+            start = time.perf_counter()
+            run = self._attacked if name in FALSIFIERS else self._bounded
+            verdicts = run(name, left, stage)
+            stage.count(verdicts)
+            left = left.left(verdicts, time.perf_counter() - start)
+            ran = [stage] if stage.samples else []
+            yield Decision([each for each in verdicts if each.status != "unknown"], ran)
+        if left is not None:
+            yield Decision(left.verdicts, [])
+
+    def _over(self, open_: _Open) -> bool:
+        seconds = self.budget.seconds
+        return self.whole.over or (seconds is not None and open_.spent >= seconds)
+
+    def _bounded(self, name: str, open_: _Open, stage: Stage) -> list[SampleVerdict]:
+        """Bound what is open, a few samples at a time."""
+        network, bound = self.network, BOUNDS.get(name)
+        if network is None:
+            raise TypeError("only what is captured can be bounded")
+        found: list[SampleVerdict] = []
+        step = min(bound.samples(network), self.model.chunk.rows)
+        for start in range(0, len(open_.batch), step):
+            part = slice(start, start + step)
+            block, known = open_.batch.rows(part), open_.verdicts[part]
+            with self._spending(stage):
+                found += self._bounded_part(bound, network, block, known, open_.spent)
+        return found
+
+    def _bounded_part(
+        self,
+        bound: Bound,
+        network: Network,
+        block: Batch,
+        known: list[SampleVerdict],
+        spent: float,
+    ) -> list[SampleVerdict]:
+        """Bound some samples; time that runs out, or an operator without rule, leaves them open."""
+        effort = Effort(self._clock(len(block), spent), self.budget, self.seed, self.keep)
+        try:
+            effort.clock.check()
+            with torch.no_grad():
+                logits = self.model.logits(block.inputs)
+                rows = self._rows(block, logits)
+                region = self.region.around(self.model, block, network.dtype)
+                found = bound.margins(network, region, rows, effort)
+                self.model.passes.forward += found.forward
+                self.model.passes.backward += found.backward
+                columns = torch.stack(judging.judge(network, found, rows, logits)).tolist()
+        except BudgetSpent:
+            return [
+                judging.because(each, f"the budget was spent in {bound.name}") for each in known
+            ]
+        except Unsupported as refusal:
+            return [_uncovered(each, f"{bound.name}: {refusal}") for each in known]
+        after = [
+            judging.updated(each, int(code), margin, slack, bound.name)
+            for each, code, margin, slack in zip(known, *columns, strict=True)
         ]
+        if found.leaves is not None:
+            after = _with_trees(after, found.leaves, bound.name)
+        if found.points is None:
+            return after
+        return self._believed(block, after, _candidates(block, found.points), bound.name)
 
-    def _reason(self, code: int) -> str | None:
-        if code == _UNSUPPORTED:
-            return self.refusal
-        if code in (_OPEN, _NOT_FINITE) and self.without:
-            return f"{_REASONS[code]}; {self.without}"
-        return _REASONS.get(code)
+    def _clock(self, samples: int, spent: float) -> Clock:
+        """Return the clock of a group of samples: what their own budget and the whole one leave."""
+        if self.budget.seconds is None:
+            return self.whole
+        own = Clock.of(max(0.0, self.budget.seconds - spent) * samples)
+        ends = [each.until for each in (own, self.whole) if each.until is not None]
+        return Clock(min(ends))
 
-    # --- last stage: attack ---------------------------------------------------------------------
-
-    def _second(self, waiting: list[_Open]) -> Decision:
+    def _attacked(self, name: str, open_: _Open, stage: Stage) -> list[SampleVerdict]:
         """Attack what is open; a success is predicted again before it is believed."""
-        attack = self.attack
-        batch = join([each.batch for each in waiting])
-        verdicts = {each.position: each for part in waiting for each in part.verdicts}
+        attack, without = _falsifier(name, self.region, self.specification, self.seed)
         if attack is None:
-            return Decision(list(verdicts.values()), [])
-        stage = Stage(attack.name, len(batch))
+            stage.samples = 0
+            return [judging.because(each, without) for each in open_.verdicts]
         with self._spending(stage):
             points = {
                 position: outcome.points[place]
-                for outcome in attack.stream(self.model, [batch])
+                for outcome in attack.stream(self.model, [open_.batch])
                 for place, position in enumerate(outcome.positions)
                 if outcome.success[place]
             }
-            confirmed = self._confirmed(batch, points)
-        for position, verdict in verdicts.items():
-            if position in confirmed:
-                verdicts[position] = replace(
-                    verdict,
-                    status="falsified",
-                    stage=attack.name,
-                    reason=None,
-                    clean=confirmed[position],
-                    counterexample=points[position],
-                )
-            else:
-                verdicts[position] = _because(verdict, f"{attack.name} found no counterexample")
-        stage.count(verdicts.values())
-        return Decision(list(verdicts.values()), [stage])
+            verdicts = self._believed(open_.batch, open_.verdicts, points, attack.name)
+        return [
+            judging.because(each, f"{attack.name} found no counterexample") for each in verdicts
+        ]
+
+    def _believed(
+        self, batch: Batch, known: list[SampleVerdict], points: dict[int, Tensor], name: str
+    ) -> list[SampleVerdict]:
+        """Return verdicts after points, by position, were predicted again."""
+        confirmed = self._confirmed(batch, points)
+        return [
+            replace(
+                each,
+                status="falsified",
+                stage=name,
+                reason=None,
+                clean=confirmed[each.position],
+                counterexample=points[each.position],
+            )
+            if each.position in confirmed and each.status == "unknown"
+            else each
+            for each in known
+        ]
 
     @torch.no_grad()
     def _confirmed(self, batch: Batch, points: dict[int, Tensor]) -> dict[int, Tensor]:
@@ -265,9 +326,8 @@ class Cascade:
         broken = batch.pick(places)
         found = torch.stack([points[position] for position in broken.positions])
         logits = self.model.chunk.map(self.model.logits, found)
-        rows = self.specification.of(broken, logits.shape[1], self.network.dtype)
         inside = holds(self.region.around(self.model, broken, self.network.dtype), found)
-        kept = (rows.violated(logits) & inside).tolist()
+        kept = (self._rows(broken, logits).violated(logits) & inside).tolist()
         return {
             position: broken.inputs[place]
             for place, position in enumerate(broken.positions)
@@ -285,24 +345,47 @@ class Cascade:
         stage.backward += self.model.passes.backward - passes.backward
 
 
-def _because(verdict: SampleVerdict, why: str) -> SampleVerdict:
-    """Return the verdict with one more reason, where it is unknown."""
-    if verdict.status != "unknown":
-        return verdict
-    return replace(verdict, reason=f"{verdict.reason}; {why}")
+def _uncovered(verdict: SampleVerdict, refusal: str) -> SampleVerdict:
+    """Return the verdict after a bound that does not know an operator: unknown if another does."""
+    if verdict.reason is None:
+        return replace(verdict, status="unsupported", reason=refusal)
+    return judging.because(verdict, refusal)
+
+
+def _with_trees(
+    verdicts: list[SampleVerdict], leaves: list[Domains], name: str
+) -> list[SampleVerdict]:
+    """Return verdicts with the proof trees of what a search proved."""
+    return [
+        replace(each, trees=trees(leaves, place)) if each.stage == name else each
+        for place, each in enumerate(verdicts)
+    ]
+
+
+def rows_dtype(network: Network | None, logits: Tensor) -> torch.dtype:
+    """Return the dtype that margins are computed in."""
+    return logits.dtype if network is None else network.dtype
+
+
+def _candidates(block: Batch, points: Tensor) -> dict[int, Tensor]:
+    """Return points in the dtype of the samples by position, without those that are NaN."""
+    there = (~points.isnan().flatten(1).any(1)).tolist()
+    return {
+        position: points[place].to(block.inputs.dtype)
+        for place, position in enumerate(block.positions)
+        if there[place]
+    }
 
 
 def _falsifier(
-    plan: Plan, region: Region, specification: Specification, seed: int
+    name: str, region: Region, specification: Specification, seed: int
 ) -> tuple[Attack | None, str]:
-    """Return the attack of a plan, or None and why it cannot be used here."""
-    if plan.falsifier is None:
-        return None, ""
+    """Return an attack, or None and why it cannot be used here."""
     if specification.rows is not None:
-        return None, f"{plan.falsifier} does not attack rows on the logits"
+        return None, f"{name} does not attack rows on the logits"
     if region.ball is None:
-        return None, f"{plan.falsifier} does not attack boxes"
+        return None, f"{name} does not attack boxes"
     eps, norm = region.ball
     if norm not in NORMS:
-        return None, f"{plan.falsifier} does not attack in {norm}"
-    return attacks.get(plan.falsifier, eps=eps, norm=norm, steps=ATTACK_STEPS, seed=seed), ""
+        return None, f"{name} does not attack in {norm}"
+    return attacks.get(name, eps=eps, norm=norm, steps=ATTACK_STEPS, seed=seed), ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
@@ -12,8 +13,8 @@ from torch import Tensor
 
 from pytest_triguard.verification import rounding
 from pytest_triguard.verification.intervals import Ball, Interval, per_sample
-from pytest_triguard.verification.methods import Margins
-from pytest_triguard.verification.network import Enclosure, Head, Network
+from pytest_triguard.verification.methods import Effort, Margins
+from pytest_triguard.verification.network import Head, Network
 from pytest_triguard.verification.specification import Rows
 
 _BLOCK = 2**22
@@ -35,23 +36,39 @@ class IBP:
     """
 
     name: ClassVar[str] = "ibp"
-    forwards: ClassVar[int] = 2
 
-    def logits(self, network: Network, region: Interval) -> Interval:
+    def samples(self, network: Network) -> int:
+        """Return how many samples may be bounded at once: as many as may be predicted."""
+        del network
+        return sys.maxsize
+
+    def logits(self, network: Network, region: Interval, effort: Effort) -> Interval:
         """Return bounds of the logits over a set of inputs, `(n, K)`."""
+        del effort
         return network.enclose(region).logits
 
     @torch.no_grad()
-    def margins(self, network: Network, region: Interval, rows: Rows) -> Margins:
+    def margins(self, network: Network, region: Interval, rows: Rows, effort: Effort) -> Margins:
         """Return a lower bound of the least row over a set of inputs, and bounds of the logits."""
+        del effort
         found = network.enclose(region)
-        bound = _separate(found, rows) if found.head is None else _joint(found.head, rows)
-        return Margins(bound, found.logits)
+        margin = interval_margin(found.logits, found.head, rows)
+        return Margins(margin, found.logits, forward=2 * len(margin))
 
 
-def _separate(found: Enclosure, rows: Rows) -> Tensor:
+def interval_margin(logits: Interval, head: Head | None, rows: Rows) -> Tensor:
+    """Return a lower bound of the least row, `(n,)`, from intervals.
+
+    Args:
+        logits: Bounds of the logits, `(n, K)`.
+        head: The last product, with which rows are merged, or None.
+        rows: What is to be proven.
+    """
+    return _separate(logits, rows) if head is None else _joint(head, rows)
+
+
+def _separate(logits: Interval, rows: Rows) -> Tensor:
     """Bound the rows by the bounds of the logits."""
-    logits = found.logits
     gamma = rounding.gamma(logits.shape[1], logits.dtype)
     magnitude = rows.magnitudes_times(torch.maximum(logits.lower.abs(), logits.upper.abs()))
     error = magnitude.mul_(2 * gamma).add_(rounding.tiny(logits.dtype))

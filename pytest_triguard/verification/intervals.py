@@ -57,6 +57,11 @@ class Interval:
         """The dtype the bounds are computed in."""
         return self.lower.dtype
 
+    @property
+    def middle(self) -> Tensor:
+        """The middle of the bounds, rounded."""
+        return (self.lower + self.upper) / 2
+
     def rearranged(self, change: Callable[[Tensor], Tensor]) -> Interval:
         """Return the value after its elements were only moved."""
         ball = self.ball
@@ -68,6 +73,18 @@ class Interval:
     def monotone(self, function: Callable[[Tensor], Tensor]) -> Interval:
         """Return the value after a function that never falls and that is computed exactly."""
         return Interval(function(self.lower), function(self.upper))
+
+    def widened(self, error: Tensor) -> Interval:
+        """Return bounds that also hold what is off by up to an error, element by element."""
+        error = error.to(self.dtype)
+        ball = self.ball
+        if ball is not None:
+            moved = torch.where(ball.scale > 0, error / ball.scale, torch.inf * error)
+            added = lengths(moved.expand_as(ball.centre), ball.norm)
+            growth = 1 + rounding.gamma(ball.centre[0].numel(), self.dtype)
+            ball = Ball(ball.centre, ball.scale, (ball.radius + added) * growth, ball.norm)
+        lower, upper = self.lower - error, self.upper + error
+        return Interval(rounding.down(lower, 1), rounding.up(upper, 1), ball)
 
     def centre_and_radius(self) -> tuple[Tensor, Tensor]:
         """Return `c` and `r` such that every value is within `r` of `c`, whatever was rounded."""

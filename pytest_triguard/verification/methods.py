@@ -1,14 +1,16 @@
-"""The methods of the verifier by name: which bound is tried, and which attack after it."""
+"""The methods of the verifier by name: which stages each goes through, in which order."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol
 
 from torch import Tensor
 
 from pytest_triguard.registry import Family
 from pytest_triguard.validation import one_of
+from pytest_triguard.verification.budget import Budget, Clock
+from pytest_triguard.verification.domains import Domains
 from pytest_triguard.verification.intervals import Interval
 from pytest_triguard.verification.network import Network
 from pytest_triguard.verification.specification import Rows
@@ -21,10 +23,35 @@ class Margins:
     Attributes:
         margin: `(n,)` lower bound of the least row; NaN or infinite where nothing was bounded.
         logits: Bounds of the logits, `(n, K)`.
+        forward: Forward passes that it cost, counted in samples.
+        backward: Backward passes, counted in samples.
+        points: `(n, C, H, W)` inputs that may break the property, to be predicted; NaN for none.
+        leaves: Domains that a search proved, where they are kept.
     """
 
     margin: Tensor
     logits: Interval
+    forward: int
+    backward: int = 0
+    points: Tensor | None = None
+    leaves: list[Domains] | None = None
+
+
+@dataclass(frozen=True)
+class Effort:
+    """What a bound may spend.
+
+    Attributes:
+        clock: The limit in time; `BudgetSpent` is raised when it is over.
+        budget: Domains and steps.
+        seed: Seed of what is drawn.
+        keep: Whether a search keeps what it proved, part by part, at the price of memory.
+    """
+
+    clock: Clock = field(default_factory=Clock)
+    budget: Budget = field(default_factory=Budget)
+    seed: int = 0
+    keep: bool = False
 
 
 class Bound(Protocol):
@@ -32,49 +59,67 @@ class Bound(Protocol):
 
     Attributes:
         name: Name of the method.
-        forwards: Forward passes that it costs about as much as.
     """
 
     name: ClassVar[str]
-    forwards: ClassVar[int]
 
-    def logits(self, network: Network, region: Interval) -> Interval:
+    def samples(self, network: Network) -> int:
+        """Return how many samples may be bounded at once."""
+
+    def logits(self, network: Network, region: Interval, effort: Effort) -> Interval:
         """Return bounds of the logits over a set of inputs, `(n, K)`."""
 
-    def margins(self, network: Network, region: Interval, rows: Rows) -> Margins:
+    def margins(self, network: Network, region: Interval, rows: Rows, effort: Effort) -> Margins:
         """Return a lower bound of the least row over a set of inputs, and bounds of the logits."""
 
 
-@dataclass(frozen=True)
-class Plan:
-    """The stages of a method.
-
-    Attributes:
-        bound: Name of the bound.
-        falsifier: Name of the attack on what the bound leaves open, or None.
-    """
-
-    bound: str
-    falsifier: str | None
-
-
-BOUNDS: Family[Bound] = Family("bound", {"ibp": "pytest_triguard.verification.ibp:IBP"})
-PLANS: dict[str, Plan] = {
-    "auto": Plan("ibp", "pgd"),
-    "ibp": Plan("ibp", None),
+_PEERS = {
+    "ibp": "PeerIBP",
+    "crown_ibp": "PeerCrownIBP",
+    "crown": "PeerCrown",
+    "alpha_crown": "PeerAlphaCrown",
 }
+"""What another library offers, where it is installed."""
+
+BOUNDS: Family[Bound] = Family(
+    "bound",
+    {
+        **{
+            f"auto_lirpa:{name}": f"pytest_triguard.verification.auto_lirpa_bound:{bound}"
+            for name, bound in _PEERS.items()
+        },
+        "alpha_crown": "pytest_triguard.verification.alpha_crown:AlphaCrown",
+        "branch_and_bound": "pytest_triguard.verification.branch_and_bound:BranchAndBound",
+        "crown": "pytest_triguard.verification.crown:Crown",
+        "crown_ibp": "pytest_triguard.verification.crown:CrownIBP",
+        "ibp": "pytest_triguard.verification.ibp:IBP",
+    },
+)
+FALSIFIERS = ("pgd",)
+"""Attacks among the stages."""
+
+STAGES: dict[str, tuple[str, ...]] = {
+    **{f"auto_lirpa:{name}": (f"auto_lirpa:{name}",) for name in _PEERS},
+    "alpha_crown": ("alpha_crown",),
+    "auto": ("ibp", "pgd", "crown_ibp", "crown", "alpha_crown", "branch_and_bound"),
+    "branch_and_bound": ("pgd", "branch_and_bound"),
+    "crown": ("crown",),
+    "crown_ibp": ("crown_ibp",),
+    "ibp": ("ibp",),
+}
+"""The stages of each method, after the prediction of the samples themselves."""
 
 
 def names() -> tuple[str, ...]:
     """Return the names of the verification methods, sorted."""
-    return tuple(sorted(PLANS))
+    return tuple(sorted(STAGES))
 
 
-def plan(method: Any) -> Plan:
+def stages(method: Any) -> tuple[str, ...]:
     """Return the stages of a method.
 
     Raises:
         InputTypeError: If the name is no string.
         InputError: If no method has it.
     """
-    return PLANS[one_of("method", method, names())]
+    return STAGES[one_of("method", method, names())]

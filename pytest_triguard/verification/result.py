@@ -6,9 +6,14 @@ import math
 from collections import Counter
 from collections.abc import Hashable, Iterable
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from torch import Tensor
+
+from pytest_triguard.verification.proof_tree import ProofTree
+
+if TYPE_CHECKING:
+    from pytest_triguard.verification.certificate import Certificate
 
 Status = Literal["proven", "falsified", "unknown", "unsupported"]
 STATUSES: tuple[Status, ...] = ("proven", "falsified", "unknown", "unsupported")
@@ -30,6 +35,7 @@ class SampleVerdict:
         clean: `(C, H, W)` the sample on the model's device, where it is falsified.
         counterexample: `(C, H, W)` an input inside the region that breaks the property and was
             predicted again, where it is falsified; the sample itself where that breaks it.
+        trees: How a search proved each row that its first bound left open, where that was kept.
     """
 
     position: int
@@ -42,6 +48,7 @@ class SampleVerdict:
     slack: float = math.inf
     clean: Tensor | None = None
     counterexample: Tensor | None = None
+    trees: tuple[ProofTree, ...] | None = None
 
 
 @dataclass
@@ -132,6 +139,8 @@ class VerificationResult:
         stages: What each stage decided, and at what cost.
         method: Name of the method.
         arithmetic: The arithmetic that the proofs hold for.
+        certificates: What is needed to check each proof again, where that was asked for; None
+            where a sample is not proven.
     """
 
     status: tuple[Status, ...]
@@ -143,6 +152,7 @@ class VerificationResult:
     stages: tuple[Stage, ...]
     method: str
     arithmetic: str
+    certificates: tuple[Certificate | None, ...] = ()
 
     @property
     def counts(self) -> dict[Status, int]:

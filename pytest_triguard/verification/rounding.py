@@ -30,7 +30,12 @@ def gamma(terms: int, dtype: torch.dtype) -> float:
 
     Eight terms are added: they pay for the handful of roundings that a rule makes around a sum.
     """
-    error = (terms + 8) * roundoff(dtype)
+    return accumulated(terms, roundoff(dtype))
+
+
+def accumulated(terms: int, unit: float) -> float:
+    """Return `gamma` for a unit roundoff."""
+    error = (terms + 8) * unit
     return error / (1 - error) if error < 1 else math.inf
 
 

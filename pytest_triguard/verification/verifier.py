@@ -15,10 +15,12 @@ from pytest_triguard.engine.samples import Batch
 from pytest_triguard.errors import InputError, InputTypeError, ModelError
 from pytest_triguard.running import Run, running
 from pytest_triguard.settings import current_settings
-from pytest_triguard.validation import describe, number, one_of
+from pytest_triguard.validation import describe, one_of
+from pytest_triguard.verification.budget import DEFAULT_SECONDS, Budget
+from pytest_triguard.verification.budget import parse as parse_budget
 from pytest_triguard.verification.cascade import ATTACK_STEPS, Cascade
 from pytest_triguard.verification.intervals import Interval
-from pytest_triguard.verification.methods import BOUNDS, Bound, plan
+from pytest_triguard.verification.methods import BOUNDS, FALSIFIERS, Bound, Effort, stages
 from pytest_triguard.verification.network import Network
 from pytest_triguard.verification.operators import Unsupported
 from pytest_triguard.verification.regions import check_box, region
@@ -30,7 +32,7 @@ from pytest_triguard.verification.result import (
 )
 from pytest_triguard.verification.specification import check_classes, parse
 
-ARITHMETICS = ("real",)
+ARITHMETICS = ("real", "float32")
 """Arithmetics a proof can be had for."""
 
 
@@ -46,7 +48,7 @@ def verify(
     lower: Tensor | None = None,
     upper: Tensor | None = None,
     arithmetic: str = "real",
-    budget: float | None = None,
+    budget: float | Budget | None = None,
 ) -> VerificationResult:
     """Prove or falsify, sample by sample, that the prediction holds in a whole region.
 
@@ -87,7 +89,7 @@ def verify(
             run, {"eps": eps, "lower": lower, "upper": upper, "specification": wanted.targets}
         )
         tally, verdicts = Tally(), []
-        run.tune(2 if plan(method).falsifier is None else ATTACK_STEPS)
+        run.tune(ATTACK_STEPS if set(FALSIFIERS) & set(stages(method)) else 2)
         for decision in verify_stream(
             run.model,
             run.samples,
@@ -117,7 +119,7 @@ def verify_stream(
     lower: Tensor | None = None,
     upper: Tensor | None = None,
     arithmetic: str = "real",
-    budget: float | None = None,
+    budget: float | Budget | None = None,
     seed: int = 0,
 ) -> Iterator[Decision]:
     """Verify batches and hand out decisions as they are reached; memory is bounded by the chunk.
@@ -146,13 +148,13 @@ def verify_stream(
         InputError: If a value is refused.
     """
     one_of("arithmetic", arithmetic, ARITHMETICS)
-    stages, wanted = plan(method), parse(specification)
+    chosen, wanted = stages(method), parse(specification)
     where = region(eps, norm, lower, upper, model)
-    if budget is not None:
-        number("budget", budget, low=0, low_open=True)
+    limits = parse_budget(budget, DEFAULT_SECONDS if len(chosen) > 1 else None)
     if model.num_classes is not None:
         check_classes(wanted, model.num_classes)
-    return Cascade(model, stages, where, wanted, budget, seed).decide(batches)
+    rounded = arithmetic == "float32"
+    return Cascade(model, chosen, where, wanted, limits, seed, rounded=rounded).decide(batches)
 
 
 def bounds(classifier: Any, lower: Tensor, upper: Tensor, *, method: str) -> tuple[Tensor, Tensor]:
@@ -199,10 +201,13 @@ def bounds(classifier: Any, lower: Tensor, upper: Tensor, *, method: str) -> tup
 def _boxed(model: Model, bound: Bound, lower: Tensor, upper: Tensor) -> list[tuple[Tensor, Tensor]]:
     network = Network(model, lower.dtype)
     parts = []
-    for start in range(0, len(lower), model.chunk.rows):
-        block = slice(start, start + model.chunk.rows)
+    point = lower[:1].to(model.device).to(network.dtype)
+    network.enclose(Interval(point, point))  # tells how wide the network is
+    step = min(model.chunk.rows, bound.samples(network))
+    for start in range(0, len(lower), step):
+        block = slice(start, start + step)
         low, high = (end[block].to(model.device).to(network.dtype) for end in (lower, upper))
-        found = bound.logits(network, Interval(low, high))
+        found = bound.logits(network, Interval(low, high), Effort())
         parts.append((found.lower, found.upper))
     return parts
 

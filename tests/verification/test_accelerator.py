@@ -8,6 +8,7 @@ import torch
 from pytest_triguard import verification
 from pytest_triguard.running import running
 from pytest_triguard.settings import Session, Settings, use_session
+from pytest_triguard.verification import Budget
 from tests.simulated_accelerator import simulated_accelerator
 from tests.verification.zoo import ZOO, problem
 
@@ -20,13 +21,16 @@ def on_device(chunk=8):
     ("name", "norm"), [*((name, "linf") for name in ZOO), ("mlp", "l2"), ("pools", "l2")]
 )
 def test_verdicts_are_those_of_the_host(name, norm):
+    """Of all stages: branch and bound is given domains instead of time."""
     subject, inputs, labels = problem(name, 12, dtype=torch.float32)
+    arguments = {"eps": 0.03, "norm": norm, "budget": Budget(domains=3, steps=3)}
     with use_session(Session(settings=Settings(chunk=8))):
-        expected = verification.verify(subject, inputs, labels, eps=0.03, norm=norm)
+        expected = verification.verify(subject, inputs, labels, **arguments)
     with simulated_accelerator(), on_device():
-        result = verification.verify(subject, inputs, labels, eps=0.03, norm=norm)
+        result = verification.verify(subject, inputs, labels, **arguments)
     assert result.status == expected.status
-    assert torch.allclose(result.margin, expected.margin, rtol=0, atol=1e-12)
+    assert result.stage == expected.stage
+    assert torch.allclose(result.margin, expected.margin, rtol=0, atol=1e-9)
 
 
 @pytest.mark.parametrize("name", ZOO)

@@ -93,6 +93,103 @@ class Shapes(nn.Module):
         return self.last(torch.tanh(hidden))
 
 
+class Smooth(nn.Module):
+    """Activations side by side, as modules."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 2, (2, 3), stride=2)
+        self.activations = nn.ModuleList(
+            [
+                nn.Hardswish(),
+                nn.Hardsigmoid(),
+                nn.SiLU(),
+                nn.GELU("tanh"),
+                nn.Softplus(2.0, 3.0),
+                nn.SELU(),
+            ]
+        )
+        self.last = nn.Linear(24, 4)
+        self.gelu = nn.GELU()
+        self.head = nn.Linear(4, CLASSES)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        hidden = self.conv(inputs)
+        hidden = torch.cat([each(hidden) for each in self.activations], 1)
+        return self.head(self.gelu(self.last(hidden.flatten(1))))
+
+
+class Elementary(nn.Module):
+    """Functions of one number, called as functions, methods and operators."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Linear(6, 5)
+        self.last = nn.Linear(5, CLASSES)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        hidden = self.first(inputs.flatten(1))
+        spread = torch.sqrt(hidden**2 + 0.5) + hidden.pow(2) - torch.abs(hidden)
+        hidden = torch.reciprocal(hidden.exp() + 1) + hidden.clamp_min(-0.3).erf()
+        hidden = hidden + functional.elu(spread, 1.5) + functional.logsigmoid(spread)
+        return self.last(functional.mish(hidden) + torch.clamp(spread, 0.2, 1.5))
+
+
+class Attention(nn.Module):
+    """A small vision transformer: class token, positions, one block with layer norms."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patches = nn.Conv2d(1, 4, 2, stride=2)
+        self.token = nn.Parameter(0.1 * torch.randn(1, 1, 4))
+        self.positions = nn.Parameter(0.1 * torch.randn(1, 5, 4))
+        self.norms = nn.ModuleList([nn.LayerNorm(4, eps=0.1), nn.LayerNorm(4, eps=0.1)])
+        self.attention = nn.MultiheadAttention(4, 2, batch_first=True)
+        self.mlp = nn.Sequential(nn.Linear(4, 6), nn.GELU(), nn.Linear(6, 4))
+        self.head = nn.Linear(4, CLASSES)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        rows = self.patches(inputs).flatten(2).permute(0, 2, 1)
+        token = self.token.expand(inputs.shape[0], -1, -1)
+        rows = torch.cat([token, rows], 1) + self.positions
+        hidden = self.norms[0](rows)
+        rows = rows + self.attention(hidden, hidden, hidden, need_weights=False)[0]
+        rows = rows + self.mlp(self.norms[1](rows))
+        return self.head(rows[:, 0])
+
+
+class Resized(nn.Module):
+    """Normalised in groups, made larger in two ways, and summed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, 4, 2)
+        self.norm = nn.GroupNorm(2, 4, eps=0.5)
+        self.larger = nn.ConvTranspose2d(4, 2, 2, stride=2, output_padding=1)
+        self.twice = nn.Upsample(scale_factor=2, mode="bilinear")
+        self.head = nn.Linear(6, CLASSES)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        hidden = self.norm(self.first(inputs))
+        one = functional.silu(self.larger(hidden)).sum((2, 3)) / 10
+        two = functional.pad(self.twice(hidden), (1, 0, 0, 2), value=0.5).mean((2, 3))
+        return self.head(torch.cat([one, two], 1))
+
+
+class Parted(nn.Module):
+    """Takes a value apart, divides one part by another, and gives chances."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Linear(6, 8)
+        self.last = nn.Linear(4, CLASSES)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        one, two = self.first(inputs.flatten(1)).chunk(2, dim=1)
+        one = torch.stack([one, one.roll(1, 1) * 0.5], dim=2)[..., 0]
+        return self.last(one / (two.sigmoid() + 1) - functional.softmax(two, dim=1))
+
+
 def _pools() -> nn.Module:
     return nn.Sequential(
         nn.Conv2d(1, 3, 3, padding=1, stride=1),
@@ -163,11 +260,16 @@ ZOO = {
     "linear": Row(_linear, (1, 3, 4)),
     "mlp": Row(_mlp, (3, 2, 2)),
     "activations": Row(_activations, (1, 2, 8)),
+    "smooth activations": Row(Smooth, (3, 3, 5)),
+    "elementary functions": Row(Elementary, (1, 2, 3)),
     "pools": Row(_pools, (1, 8, 7)),
     "residual": Row(Residual, (1, 5, 6)),
     "gated": Row(Gated, (2, 5, 4)),
     "functional": Row(Functional, (3, 6, 4)),
     "shapes": Row(Shapes, (1, 3, 4)),
+    "attention": Row(Attention, (1, 4, 4)),
+    "resized": Row(Resized, (3, 3, 4)),
+    "parted": Row(Parted, (1, 2, 3)),
     "convolutional head": Row(_convolutional_head, (3, 6, 8)),
 }
 

@@ -8,6 +8,8 @@ A method's name stands for its in-place form too.
 from __future__ import annotations
 
 import operator
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -18,49 +20,229 @@ from pytest_triguard.verification.operators import (
     activations,
     affine,
     arithmetic,
+    arranging,
+    composed,
+    division,
+    gates,
+    max_pooling,
+    normalisation,
     pooling,
+    products,
+    rectifiers,
+    resampling,
     shape,
+    slicing,
+    smooth,
+    transposed,
 )
+from pytest_triguard.verification.operators import softmax as exponentials
 from pytest_triguard.verification.operators.rule import Rule, Unsupported, no_arguments, taken
 
-__all__ = ["LINEAR", "TABLE", "Rule", "Unsupported"]
+__all__ = ["COMPOSED", "LINEAR", "TABLE", "Rule", "Unsupported"]
 
-_ADD = Rule(interval=arithmetic.add, many=True)
-_SUB = Rule(interval=arithmetic.sub, many=True)
-_MUL = Rule(interval=arithmetic.mul, many=True)
-_DIV = Rule(interval=arithmetic.div, many=True)
-_NEG = Rule(interval=arithmetic.neg)
-_CAT = Rule(interval=shape.cat, many=True)
-_IDENTITY = Rule(interval=shape.identity, arguments=no_arguments, aliases=True, identity=True)
-_DROPOUT = Rule(
-    interval=shape.dropout, arguments=taken("p", "training"), aliases=True, identity=True
+_ADD = Rule(
+    interval=arithmetic.add,
+    relaxation=arithmetic.add_relaxation,
+    evaluation=arithmetic.add_evaluation,
+    many=True,
 )
-_FLATTEN = Rule(interval=shape.flatten, arguments=taken("start_dim", "end_dim"), aliases=True)
-_RESHAPE = Rule(interval=shape.reshape, aliases=True)
-_PERMUTE = Rule(interval=shape.permute, aliases=True)
-_TRANSPOSE = Rule(interval=shape.transpose, aliases=True)
-_SQUEEZE = Rule(interval=shape.squeeze, aliases=True)
-_UNSQUEEZE = Rule(interval=shape.unsqueeze, aliases=True)
-LINEAR = Rule(interval=affine.linear, arguments=taken("weight", "bias"))
-_CONV2D = Rule(interval=affine.conv2d, arguments=affine.conv2d_arguments)
-_BATCH_NORM = Rule(interval=affine.batch_norm, arguments=affine.batch_norm_arguments)
-_RELU = Rule(interval=activations.relu, arguments=no_arguments)
-_LEAKY_RELU = Rule(interval=activations.leaky_relu, arguments=taken("negative_slope"))
-_RELU6 = Rule(interval=activations.relu6, arguments=no_arguments)
-_HARDTANH = Rule(interval=activations.hardtanh, arguments=taken("min_val", "max_val"))
-_CLAMP = Rule(interval=activations.clamp)
-_SIGMOID = Rule(interval=activations.sigmoid, arguments=no_arguments)
-_TANH = Rule(interval=activations.tanh, arguments=no_arguments)
-_MAX_POOL = Rule(interval=pooling.max_pool2d, arguments=pooling.max_pool2d_arguments)
+_SUB = Rule(
+    interval=arithmetic.sub,
+    relaxation=arithmetic.sub_relaxation,
+    evaluation=arithmetic.add_evaluation,
+    many=True,
+)
+_MUL = Rule(
+    interval=arithmetic.mul,
+    relaxation=arithmetic.mul_relaxation,
+    open=arithmetic.mul_open,
+    evaluation=arithmetic.mul_evaluation,
+    many=True,
+)
+_DIV = Rule(
+    interval=division.div,
+    relaxation=division.div_relaxation,
+    open=division.div_open,
+    evaluation=division.div_evaluation,
+    many=True,
+)
+_NEG = Rule(
+    interval=arithmetic.neg,
+    relaxation=arithmetic.neg_relaxation,
+    evaluation=shape.exact,
+    mixing="none",
+)
+_CAT = Rule(
+    interval=shape.cat,
+    relaxation=shape.cat_relaxation,
+    evaluation=shape.exact_parts,
+    many=True,
+    mixing="none",
+)
+_IDENTITY = Rule(
+    interval=shape.identity,
+    relaxation=shape.identity_relaxation,
+    evaluation=shape.exact,
+    arguments=no_arguments,
+    aliases=True,
+    identity=True,
+    mixing="none",
+)
+_DROPOUT = replace(_IDENTITY, interval=shape.dropout, arguments=taken("p", "training"))
+_FLATTEN = Rule(**shape.FLATTEN, arguments=taken("start_dim", "end_dim"))
+_RESHAPE = Rule(**shape.RESHAPE)
+_PERMUTE = Rule(**shape.PERMUTE)
+_TRANSPOSE = Rule(**shape.TRANSPOSE)
+_SQUEEZE = Rule(**shape.SQUEEZE)
+_UNSQUEEZE = Rule(**shape.UNSQUEEZE)
+LINEAR = Rule(
+    interval=affine.linear,
+    relaxation=affine.linear_relaxation,
+    evaluation=affine.linear_evaluation,
+    arguments=taken("weight", "bias"),
+    mixing="sum",
+)
+_CONV2D = Rule(
+    interval=affine.conv2d,
+    relaxation=affine.conv2d_relaxation,
+    evaluation=affine.conv2d_evaluation,
+    arguments=affine.conv2d_arguments,
+    mixing="sum",
+)
+_BATCH_NORM = Rule(
+    interval=affine.batch_norm,
+    relaxation=affine.batch_norm_relaxation,
+    evaluation=affine.batch_norm_evaluation,
+    arguments=affine.batch_norm_arguments,
+    mixing="none",
+)
+_RELU = Rule(
+    interval=rectifiers.relu,
+    relaxation=rectifiers.relu_relaxation,
+    open=rectifiers.relu_open,
+    evaluation=shape.exact,
+    arguments=no_arguments,
+    mixing="none",
+)
+_LEAKY_RELU = Rule(
+    interval=rectifiers.leaky_relu,
+    relaxation=rectifiers.leaky_relu_relaxation,
+    open=rectifiers.leaky_relu_open,
+    evaluation=rectifiers.leaky_relu_evaluation,
+    arguments=taken("negative_slope"),
+    mixing="none",
+)
+_RELU6 = Rule(**activations.RELU6, arguments=no_arguments)
+_HARDTANH = Rule(**activations.HARDTANH, arguments=taken("min_val", "max_val"))
+_HARDSIGMOID = Rule(**activations.HARDSIGMOID, arguments=no_arguments)
+_CLAMP = Rule(**activations.CLAMP)
+_CLAMP_MIN = Rule(**activations.CLAMP_MIN)
+_CLAMP_MAX = Rule(**activations.CLAMP_MAX)
+_ABS = Rule(**activations.ABS)
+_SIGMOID = Rule(**smooth.SIGMOID, arguments=no_arguments)
+_LOG_SIGMOID = Rule(**smooth.LOG_SIGMOID, arguments=no_arguments)
+_TANH = Rule(**smooth.TANH, arguments=no_arguments)
+_ERF = Rule(**smooth.ERF)
+_SOFTPLUS = Rule(**smooth.SOFTPLUS, arguments=taken("beta", "threshold"))
+_ELU = Rule(**smooth.ELU, arguments=taken("alpha"))
+_CELU = Rule(**smooth.CELU, arguments=taken("alpha"))
+_SELU = Rule(**smooth.SELU, arguments=no_arguments)
+_EXP = Rule(**smooth.EXP)
+_SQRT = Rule(**smooth.SQRT)
+_RECIPROCAL = Rule(**smooth.RECIPROCAL)
+_SQUARE = Rule(**smooth.SQUARE)
+_POW = Rule(**smooth.POW)
+_HARDSWISH = Rule(**gates.HARDSWISH, arguments=no_arguments)
+_SILU = Rule(**gates.SILU, arguments=no_arguments)
+_GELU = Rule(**gates.GELU, arguments=taken("approximate"))
+_MISH = Rule(**gates.MISH, arguments=no_arguments)
+_MAX_POOL = Rule(
+    interval=max_pooling.max_pool2d,
+    relaxation=max_pooling.max_pool2d_relaxation,
+    open=max_pooling.max_pool2d_open,
+    composition=max_pooling.max_pool2d_composition,
+    evaluation=shape.exact,
+    arguments=max_pooling.max_pool2d_arguments,
+    mixing="sum",
+)
 _AVG_POOL = Rule(
-    interval=pooling.avg_pool2d,
+    **pooling.AVG_POOL,
     arguments=taken(
         "kernel_size", "stride", "padding", "ceil_mode", "count_include_pad", "divisor_override"
     ),
 )
-_ADAPTIVE_AVG_POOL = Rule(interval=pooling.adaptive_avg_pool2d, arguments=taken("output_size"))
-_MEAN = Rule(interval=pooling.mean)
-_AMAX = Rule(interval=pooling.amax)
+_ADAPTIVE_AVG_POOL = Rule(**pooling.ADAPTIVE_AVG_POOL, arguments=taken("output_size"))
+_MEAN = Rule(**pooling.MEAN)
+_SUM = Rule(**pooling.SUM)
+_CONV_TRANSPOSE2D = Rule(**transposed.CONV_TRANSPOSE2D, mixing="sum")
+_LAYER_NORM = Rule(
+    **normalisation.LAYER_NORM, arguments=taken("normalized_shape", "weight", "bias", "eps")
+)
+_GROUP_NORM = Rule(
+    **normalisation.GROUP_NORM, arguments=taken("num_groups", "weight", "bias", "eps")
+)
+_INSTANCE_NORM = Rule(
+    **normalisation.INSTANCE_NORM, arguments=normalisation.instance_norm_arguments
+)
+_SOFTMAX = Rule(
+    interval=exponentials.softmax,
+    relaxation=exponentials.softmax_relaxation,
+    open=exponentials.softmax_open,
+    evaluation=exponentials.softmax_evaluation,
+    arguments=taken("dim"),
+)
+_LOG_SOFTMAX = Rule(
+    interval=exponentials.log_softmax,
+    relaxation=exponentials.log_softmax_relaxation,
+    open=exponentials.softmax_open,
+    evaluation=exponentials.log_softmax_evaluation,
+    arguments=taken("dim"),
+)
+_MATMUL = Rule(
+    interval=products.matmul,
+    relaxation=products.matmul_relaxation,
+    open=products.matmul_open,
+    evaluation=products.matmul_evaluation,
+    many=True,
+)
+_ATTENDED = Rule(
+    interval=products.attended_interval,
+    relaxation=products.attended_relaxation,
+    open=products.matmul_open,
+    evaluation=products.attended_evaluation,
+    many=True,
+)
+_INTERPOLATE = Rule(
+    interval=resampling.interpolate,
+    relaxation=resampling.interpolate_relaxation,
+    evaluation=resampling.interpolate_evaluation,
+    arguments=resampling.upsample_arguments,
+)
+_GETITEM = Rule(**slicing.GETITEM)
+_CHUNK = Rule(**slicing.CHUNK)
+_SPLIT = Rule(**slicing.SPLIT)
+_TENSOR_SPLIT = Rule(**slicing.TENSOR_SPLIT)
+_UNBIND = Rule(**slicing.UNBIND)
+_SELECT = Rule(**slicing.SELECT)
+_NARROW = Rule(**slicing.NARROW)
+_PAD = Rule(**arranging.PAD)
+_EXPAND = Rule(**arranging.EXPAND)
+_REPEAT = Rule(**arranging.REPEAT)
+_MOVEDIM = Rule(**arranging.MOVEDIM)
+_UNFLATTEN = Rule(**arranging.UNFLATTEN)
+_ROLL = Rule(**arranging.ROLL)
+_FLIP = Rule(**arranging.FLIP)
+_PIXEL_SHUFFLE = Rule(**arranging.PIXEL_SHUFFLE, arguments=taken("upscale_factor"))
+_PIXEL_UNSHUFFLE = Rule(**arranging.PIXEL_UNSHUFFLE, arguments=taken("downscale_factor"))
+_CHANNEL_SHUFFLE = Rule(**arranging.CHANNEL_SHUFFLE, arguments=taken("groups"))
+_STOCHASTIC_DEPTH = replace(_IDENTITY, interval=shape.stochastic_depth)
+_AMAX = Rule(
+    interval=max_pooling.amax,
+    relaxation=max_pooling.amax_relaxation,
+    open=max_pooling.amax_open,
+    evaluation=shape.exact,
+    mixing="sum",
+)
 
 _MODULES: dict[type[nn.Module], Rule] = {
     nn.Linear: LINEAR,
@@ -71,8 +253,18 @@ _MODULES: dict[type[nn.Module], Rule] = {
     nn.ReLU6: _RELU6,
     nn.LeakyReLU: _LEAKY_RELU,
     nn.Hardtanh: _HARDTANH,
+    nn.Hardsigmoid: _HARDSIGMOID,
+    nn.Hardswish: _HARDSWISH,
     nn.Sigmoid: _SIGMOID,
+    nn.LogSigmoid: _LOG_SIGMOID,
     nn.Tanh: _TANH,
+    nn.SiLU: _SILU,
+    nn.GELU: _GELU,
+    nn.Mish: _MISH,
+    nn.Softplus: _SOFTPLUS,
+    nn.ELU: _ELU,
+    nn.CELU: _CELU,
+    nn.SELU: _SELU,
     nn.MaxPool2d: _MAX_POOL,
     nn.AvgPool2d: _AVG_POOL,
     nn.AdaptiveAvgPool2d: _ADAPTIVE_AVG_POOL,
@@ -80,7 +272,23 @@ _MODULES: dict[type[nn.Module], Rule] = {
     nn.Identity: _IDENTITY,
     nn.Dropout: _DROPOUT,
     nn.Dropout2d: _DROPOUT,
+    nn.Dropout1d: _DROPOUT,
+    nn.Dropout3d: _DROPOUT,
     nn.AlphaDropout: _DROPOUT,
+    nn.FeatureAlphaDropout: _DROPOUT,
+    nn.ConvTranspose2d: _CONV_TRANSPOSE2D,
+    nn.LayerNorm: _LAYER_NORM,
+    nn.GroupNorm: _GROUP_NORM,
+    nn.InstanceNorm1d: _INSTANCE_NORM,
+    nn.InstanceNorm2d: _INSTANCE_NORM,
+    nn.Softmax: _SOFTMAX,
+    nn.LogSoftmax: _LOG_SOFTMAX,
+    nn.Upsample: _INTERPOLATE,
+    nn.Unflatten: replace(_UNFLATTEN, arguments=arranging.unflatten_arguments),
+    nn.PixelShuffle: _PIXEL_SHUFFLE,
+    nn.PixelUnshuffle: _PIXEL_UNSHUFFLE,
+    nn.ChannelShuffle: _CHANNEL_SHUFFLE,
+    nn.ZeroPad2d: replace(_PAD, arguments=arranging.zero_pad_arguments),
 }
 
 _FUNCTIONS: dict[Any, Rule] = {
@@ -92,11 +300,38 @@ _FUNCTIONS: dict[Any, Rule] = {
     functional.relu6: _RELU6,
     functional.leaky_relu: _LEAKY_RELU,
     functional.hardtanh: _HARDTANH,
+    functional.hardsigmoid: _HARDSIGMOID,
+    functional.hardswish: _HARDSWISH,
     torch.clamp: _CLAMP,
+    torch.clip: _CLAMP,
+    torch.clamp_min: _CLAMP_MIN,
+    torch.clamp_max: _CLAMP_MAX,
+    torch.abs: _ABS,
+    torch.absolute: _ABS,
+    operator.abs: _ABS,
     torch.sigmoid: _SIGMOID,
+    torch.special.expit: _SIGMOID,
     functional.sigmoid: _SIGMOID,
+    functional.logsigmoid: _LOG_SIGMOID,
     torch.tanh: _TANH,
     functional.tanh: _TANH,
+    functional.silu: _SILU,
+    functional.gelu: _GELU,
+    functional.mish: _MISH,
+    functional.softplus: _SOFTPLUS,
+    functional.elu: _ELU,
+    functional.celu: _CELU,
+    torch.celu: _CELU,
+    functional.selu: _SELU,
+    torch.selu: _SELU,
+    torch.erf: _ERF,
+    torch.special.erf: _ERF,
+    torch.exp: _EXP,
+    torch.sqrt: _SQRT,
+    torch.reciprocal: _RECIPROCAL,
+    torch.square: _SQUARE,
+    torch.pow: _POW,
+    operator.pow: _POW,
     functional.max_pool2d: _MAX_POOL,
     torch.max_pool2d: _MAX_POOL,
     functional.avg_pool2d: _AVG_POOL,
@@ -112,7 +347,41 @@ _FUNCTIONS: dict[Any, Rule] = {
     torch.cat: _CAT,
     torch.concat: _CAT,
     functional.dropout: _DROPOUT,
+    functional.dropout1d: _DROPOUT,
     functional.dropout2d: _DROPOUT,
+    functional.dropout3d: _DROPOUT,
+    functional.alpha_dropout: _DROPOUT,
+    functional.conv_transpose2d: _CONV_TRANSPOSE2D,
+    functional.layer_norm: _LAYER_NORM,
+    functional.group_norm: _GROUP_NORM,
+    functional.instance_norm: _INSTANCE_NORM,
+    functional.softmax: _SOFTMAX,
+    torch.softmax: _SOFTMAX,
+    functional.log_softmax: _LOG_SOFTMAX,
+    torch.log_softmax: _LOG_SOFTMAX,
+    torch.matmul: _MATMUL,
+    torch.bmm: _MATMUL,
+    operator.matmul: _MATMUL,
+    products.attended: _ATTENDED,
+    functional.interpolate: _INTERPOLATE,
+    functional.pad: _PAD,
+    functional.pixel_shuffle: _PIXEL_SHUFFLE,
+    functional.pixel_unshuffle: _PIXEL_UNSHUFFLE,
+    functional.channel_shuffle: _CHANNEL_SHUFFLE,
+    torch.channel_shuffle: _CHANNEL_SHUFFLE,
+    operator.getitem: _GETITEM,
+    torch.chunk: _CHUNK,
+    torch.split: _SPLIT,
+    torch.tensor_split: _TENSOR_SPLIT,
+    torch.unbind: _UNBIND,
+    torch.select: _SELECT,
+    torch.narrow: _NARROW,
+    torch.movedim: _MOVEDIM,
+    torch.swapaxes: _TRANSPOSE,
+    torch.unflatten: _UNFLATTEN,
+    torch.roll: _ROLL,
+    torch.flip: _FLIP,
+    torch.sum: _SUM,
     torch.add: _ADD,
     torch.sub: _SUB,
     torch.mul: _MUL,
@@ -132,8 +401,19 @@ _FUNCTIONS: dict[Any, Rule] = {
 _METHODS: dict[str, Rule] = {
     "relu": _RELU,
     "clamp": _CLAMP,
+    "clip": _CLAMP,
+    "clamp_min": _CLAMP_MIN,
+    "clamp_max": _CLAMP_MAX,
+    "abs": _ABS,
+    "absolute": _ABS,
     "sigmoid": _SIGMOID,
     "tanh": _TANH,
+    "erf": _ERF,
+    "exp": _EXP,
+    "sqrt": _SQRT,
+    "reciprocal": _RECIPROCAL,
+    "square": _SQUARE,
+    "pow": _POW,
     "mean": _MEAN,
     "amax": _AMAX,
     "flatten": _FLATTEN,
@@ -143,6 +423,24 @@ _METHODS: dict[str, Rule] = {
     "transpose": _TRANSPOSE,
     "squeeze": _SQUEEZE,
     "unsqueeze": _UNSQUEEZE,
+    "softmax": _SOFTMAX,
+    "log_softmax": _LOG_SOFTMAX,
+    "matmul": _MATMUL,
+    "bmm": _MATMUL,
+    "sum": _SUM,
+    "chunk": _CHUNK,
+    "split": _SPLIT,
+    "tensor_split": _TENSOR_SPLIT,
+    "unbind": _UNBIND,
+    "select": _SELECT,
+    "narrow": _NARROW,
+    "expand": _EXPAND,
+    "repeat": _REPEAT,
+    "movedim": _MOVEDIM,
+    "swapaxes": _TRANSPOSE,
+    "unflatten": _UNFLATTEN,
+    "roll": _ROLL,
+    "flip": _FLIP,
     "contiguous": _IDENTITY,
     "clone": _IDENTITY,
     "detach": _IDENTITY,
@@ -153,4 +451,18 @@ _METHODS: dict[str, Rule] = {
     "neg": _NEG,
 }
 
-TABLE: dict[Any, Rule] = {**_MODULES, **_FUNCTIONS, **_METHODS}
+_ELSEWHERE: dict[str, Rule] = {
+    "torchvision.ops.stochastic_depth.stochastic_depth": _STOCHASTIC_DEPTH,
+}
+
+TABLE: dict[Any, Rule] = {**_MODULES, **_FUNCTIONS, **_METHODS, **_ELSEWHERE}
+
+COMPOSED: dict[Any, Callable[..., Any]] = {
+    nn.MultiheadAttention: composed.multihead_attention,
+    functional.scaled_dot_product_attention: composed.scaled_dot_product_attention,
+    functional.normalize: composed.normalize,
+    torch.stack: composed.stack,
+    torch.baddbmm: composed.baddbmm,
+    "expand_as": composed.expand_as,
+    "baddbmm": composed.baddbmm,
+}

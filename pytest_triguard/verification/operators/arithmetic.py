@@ -1,4 +1,4 @@
-"""Interval rules of arithmetic between values, and between a value and constants."""
+"""Rules of arithmetic between values, and between a value and constants."""
 
 from __future__ import annotations
 
@@ -9,8 +9,21 @@ from torch import Tensor
 
 from pytest_triguard.verification import rounding
 from pytest_triguard.verification.intervals import Ball, Interval
-from pytest_triguard.verification.operators.affine import scaled
+from pytest_triguard.verification.operators.affine import (
+    scaled,
+    scaled_evaluation,
+    scaled_relaxation,
+)
 from pytest_triguard.verification.operators.rule import Unsupported
+from pytest_triguard.verification.relaxations import (
+    Affine,
+    Band,
+    Relaxation,
+    Scale,
+    Sum,
+    band_error,
+    magnitude,
+)
 
 Operand = Interval | Tensor | float
 
@@ -22,17 +35,40 @@ def add(input: Operand, other: Operand, *, alpha: float = 1) -> Interval:
         return Interval(
             rounding.down(input.lower + other.lower, 1), rounding.up(input.upper + other.upper, 1)
         )
-    value, constant = _sorted(input, other)
-    return scaled(value, _like(value, 1.0), _like(value, 0.0), constant)
+    return scaled(*_shifted(input, other))
+
+
+def add_relaxation(input: Operand, other: Operand, *, alpha: float = 1) -> Relaxation:
+    """The sum itself."""
+    _plain(alpha)
+    if isinstance(input, Interval) and isinstance(other, Interval):
+        return _sum(input, other, 1)
+    return scaled_relaxation(*_shifted(input, other))
+
+
+def add_evaluation(input: Operand, other: Operand, *, alpha: float = 1, unit: float) -> Tensor:
+    """Rounding of the module's own sum or difference."""
+    _plain(alpha)
+    return (_magnitude(input) + _magnitude(other)) * (2 * unit)
 
 
 def sub(input: Operand, other: Operand, *, alpha: float = 1) -> Interval:
     """Bounds of a difference, either side of which may be a constant."""
     _plain(alpha)
     if not isinstance(other, Interval):
-        value, constant = _sorted(input, other)
-        return scaled(value, _like(value, 1.0), constant, _like(value, 0.0))
+        return scaled(*_lowered(input, other))
     return add(input, neg(other))
+
+
+def sub_relaxation(input: Operand, other: Operand, *, alpha: float = 1) -> Relaxation:
+    """The difference itself."""
+    _plain(alpha)
+    if not isinstance(other, Interval):
+        return scaled_relaxation(*_lowered(input, other))
+    if isinstance(input, Interval):
+        return _sum(input, other, -1)
+    value, constant = _sorted(input, other)
+    return scaled_relaxation(value, _like(value, -1.0), _like(value, 0.0), constant)
 
 
 def neg(input: Interval) -> Interval:
@@ -43,6 +79,11 @@ def neg(input: Interval) -> Interval:
     return Interval(-input.upper, -input.lower, ball)
 
 
+def neg_relaxation(input: Interval) -> Affine:
+    """The negative itself."""
+    return Affine(input, torch.neg)
+
+
 def mul(input: Operand, other: Operand) -> Interval:
     """Bounds of a product, element by element."""
     if isinstance(input, Interval) and isinstance(other, Interval):
@@ -50,16 +91,139 @@ def mul(input: Operand, other: Operand) -> Interval:
             [one * two for one in (input.lower, input.upper) for two in (other.lower, other.upper)]
         )
         return Interval(rounding.down(stacked.amin(0), 1), rounding.up(stacked.amax(0), 1))
-    value, constant = _sorted(input, other)
-    return scaled(value, constant, _like(value, 0.0), _like(value, 0.0))
+    return scaled(*_multiplied(input, other))
+
+
+def mul_relaxation(input: Operand, other: Operand) -> Relaxation:
+    """Between planes through the corners, the two of four that are tightest in the middle.
+
+    For x in [a, b] and y in [c, d] the product is at least `c x + a y - a c` and
+    `d x + b y - b d`, and at most `d x + a y - a d` and `c x + b y - b c`.
+
+    References:
+        McCormick 1976, "Computability of Global Solutions to Factorable Nonconvex Programs".
+    """
+    if not (isinstance(input, Interval) and isinstance(other, Interval)):
+        return scaled_relaxation(*_multiplied(input, other))
+    lower = _tightest(input, other, [(other.lower, input.lower), (other.upper, input.upper)], 1)
+    upper = _tightest(input, other, [(other.upper, input.lower), (other.lower, input.upper)], -1)
+    slopes: list[tuple[Tensor, ...]] = [
+        (each[0].unsqueeze(1), each[1].unsqueeze(1)) for each in (lower, upper)
+    ]
+    offsets = [lower[2].unsqueeze(1), upper[2].unsqueeze(1)]
+    inputs = (input, other)
+    error = band_error(inputs, slopes, list(offsets))
+    return Band(inputs, slopes[0], slopes[1], offsets[0], offsets[1], error)
+
+
+def mul_open(input: Operand, other: Operand) -> list[tuple[Interval, Tensor]]:
+    """Elements of both factors, where both vary."""
+    if not (isinstance(input, Interval) and isinstance(other, Interval)):
+        return []
+    vary = [each.upper > each.lower for each in (input, other)]
+    both = vary[0] & vary[1]
+    return [(each, _folded(both, each)) for each in (input, other)]
+
+
+def mul_evaluation(input: Operand, other: Operand, *, unit: float) -> Tensor:
+    """Rounding of the module's own product."""
+    return _magnitude(input) * _magnitude(other) * (2 * unit)
 
 
 def div(input: Operand, other: Operand) -> Interval:
     """Bounds of a quotient by a constant."""
+    return scaled(*_divided(input, other))
+
+
+def div_relaxation(input: Operand, other: Operand) -> Scale:
+    """The quotient itself."""
+    return scaled_relaxation(*_divided(input, other))
+
+
+def div_evaluation(input: Operand, other: Operand, *, unit: float) -> Tensor:
+    """Rounding of the module's own quotient."""
+    return scaled_evaluation(*_divided(input, other), unit=unit)
+
+
+def _sum(input: Interval, other: Interval, sign: int) -> Sum:
+    unit = rounding.roundoff(input.dtype)
+    shape = (input.lower[:1] + other.lower[:1]).shape
+    shape = torch.Size([len(input.lower), *shape[1:]])
+    error = None
+    if input.shape != shape or other.shape != shape:
+        terms = torch.Size(shape[1:]).numel()
+        size = magnitude(input) + magnitude(other)
+        error = size * (2 * rounding.accumulated(terms, unit))
+    return Sum(((input, 1), (other, sign)), error)
+
+
+def _tightest(
+    input: Interval, other: Interval, corners: list[tuple[Tensor, Tensor]], sign: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return slopes and offset of the tightest of two planes, in the middle of the box.
+
+    A plane through the corner (a, c) is `c x + a y - a c`; its offset is rounded to the safe side.
+    """
+    middle = (input.lower + input.upper) / 2, (other.lower + other.upper) / 2
+    planes = []
+    for on_input, on_other in corners:
+        product = on_other * on_input
+        offset = -rounding.up(product, 1) if sign > 0 else -rounding.down(product, 1)
+        planes.append((on_input.expand_as(product), on_other.expand_as(product), offset))
+    heights = [
+        sign * (each[0] * middle[0] + each[1] * middle[1] + each[2]).detach() for each in planes
+    ]
+    first = heights[0] >= heights[1]
+    one, two = planes
+    return (
+        torch.where(first, one[0], two[0]),
+        torch.where(first, one[1], two[1]),
+        torch.where(first, one[2], two[2]),
+    )
+
+
+def _folded(mask: Tensor, value: Interval) -> Tensor:
+    """Return where any of the elements is set that one element of a value was broadcast to."""
+    extra = mask.ndim - len(value.shape)
+    if extra:
+        mask = mask.flatten(0, extra).any(0, keepdim=True)
+    for dim, size in enumerate(value.shape):
+        if size == 1 and mask.shape[dim] != 1:
+            mask = mask.any(dim, keepdim=True)
+    return mask
+
+
+def _magnitude(operand: Operand) -> Tensor:
+    """Return the largest magnitude of an operand's elements."""
+    if isinstance(operand, Interval):
+        return magnitude(operand)
+    return torch.as_tensor(operand, dtype=torch.float64).abs()
+
+
+def _shifted(input: Operand, other: Operand) -> tuple[Interval, Tensor, Tensor, Tensor]:
+    """Return what `scaled` takes for a sum with a constant."""
+    value, constant = _sorted(input, other)
+    return value, _like(value, 1.0), _like(value, 0.0), constant
+
+
+def _lowered(input: Operand, other: Operand) -> tuple[Interval, Tensor, Tensor, Tensor]:
+    """Return what `scaled` takes for a difference to a constant."""
+    value, constant = _sorted(input, other)
+    return value, _like(value, 1.0), constant, _like(value, 0.0)
+
+
+def _multiplied(input: Operand, other: Operand) -> tuple[Interval, Tensor, Tensor, Tensor]:
+    """Return what `scaled` takes for a product with a constant."""
+    value, constant = _sorted(input, other)
+    return value, constant, _like(value, 0.0), _like(value, 0.0)
+
+
+def _divided(input: Operand, other: Operand) -> tuple[Interval, Tensor, Tensor, Tensor]:
+    """Return what `scaled` takes for a quotient by a constant."""
     if isinstance(other, Interval):
         raise Unsupported("division by a value that depends on the input")
     value, constant = _sorted(input, other)
-    return scaled(value, constant.reciprocal(), _like(value, 0.0), _like(value, 0.0))
+    return value, constant.reciprocal(), _like(value, 0.0), _like(value, 0.0)
 
 
 def _sorted(input: Operand, other: Operand) -> tuple[Interval, Tensor]:

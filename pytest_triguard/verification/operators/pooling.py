@@ -1,4 +1,4 @@
-"""Interval rules of pooling: the largest of the bounds, the average of the bounds.
+"""Rules of pooling: the largest of the bounds, the average of the bounds.
 
 A maximum rounds nothing, so its bounds are exact for any stride, padding, dilation and overlap.
 An average of n numbers is off by at most gamma(n) times the average of their magnitudes.
@@ -7,37 +7,29 @@ An average of n numbers is off by at most gamma(n) times the average of their ma
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import wraps
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from pytest_triguard.verification import rounding
 from pytest_triguard.verification.intervals import Interval
 from pytest_triguard.verification.operators.rule import Unsupported
+from pytest_triguard.verification.relaxations import Affine, magnitude, transposed
 
 
-def max_pool2d(
-    input: Interval,
-    kernel_size: Any,
-    stride: Any = None,
-    padding: Any = 0,
-    dilation: Any = 1,
-    ceil_mode: bool = False,
-    return_indices: bool = False,
-) -> Interval:
-    """Bounds of `functional.max_pool2d`."""
-    if return_indices:
-        raise Unsupported("return_indices=True")
-    return input.monotone(
-        lambda values: functional.max_pool2d(
-            values, kernel_size, stride, padding, dilation, ceil_mode
-        )
-    )
+@dataclass(frozen=True)
+class _Average:
+    """An average: its arithmetic, and the largest number of terms."""
+
+    apply: Callable[[Tensor], Tensor]
+    terms: int
 
 
-def avg_pool2d(
+def _avg_pool2d(
     input: Interval,
     kernel_size: Any,
     stride: Any = None,
@@ -45,8 +37,8 @@ def avg_pool2d(
     ceil_mode: bool = False,
     count_include_pad: bool = True,
     divisor_override: int | None = None,
-) -> Interval:
-    """Bounds of `functional.avg_pool2d`."""
+) -> _Average:
+    del input
     high, wide = _pair(kernel_size)
     if divisor_override is not None and divisor_override < 0:
         raise Unsupported(f"divisor_override={divisor_override}")
@@ -56,31 +48,65 @@ def avg_pool2d(
             values, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override
         )
 
-    return _averaged(input, average, high * wide)
+    return _Average(average, high * wide)
 
 
-def adaptive_avg_pool2d(input: Interval, output_size: Any) -> Interval:
-    """Bounds of `functional.adaptive_avg_pool2d`."""
+def _adaptive_avg_pool2d(input: Interval, output_size: Any) -> _Average:
     rows, columns = input.shape[2:]
-    return _averaged(
-        input, lambda values: functional.adaptive_avg_pool2d(values, output_size), rows * columns
+    return _Average(
+        lambda values: functional.adaptive_avg_pool2d(values, output_size), rows * columns
     )
 
 
-def mean(input: Interval, dim: Any = None, keepdim: bool = False) -> Interval:
-    """Bounds of `torch.mean` over dimensions that are not the samples'."""
-    dims = _reduced(input, dim)
+def _mean(input: Interval, dim: Any = None, keepdim: bool = False) -> _Average:
+    """Over dimensions that are not the samples'."""
+    dims = reduced(input, dim)
     terms = torch.Size(input.shape[each] for each in dims).numel()
-    return _averaged(input, lambda values: values.mean(dims, keepdim), terms)
+    return _Average(lambda values: values.mean(dims, keepdim), terms)
 
 
-def amax(input: Interval, dim: Any = None, keepdim: bool = False) -> Interval:
-    """Bounds of `torch.amax` over dimensions that are not the samples'."""
-    dims = _reduced(input, dim)
-    return input.monotone(lambda values: values.amax(dims, keepdim))
+def _sum(input: Interval, dim: Any = None, keepdim: bool = False) -> _Average:
+    """Over dimensions that are not the samples'."""
+    dims = reduced(input, dim)
+    terms = torch.Size(input.shape[each] for each in dims).numel()
+    return _Average(lambda values: values.sum(dims, keepdim), terms)
 
 
-def _reduced(input: Interval, dim: Any) -> list[int]:
+def _averaging(average: Callable[..., _Average]) -> dict[str, Any]:
+    """Return the rules of an average, all with its arguments."""
+
+    @wraps(average)
+    def interval(input: Interval, *args: Any, **kwargs: Any) -> Interval:
+        return _averaged(input, average(input, *args, **kwargs))
+
+    @wraps(average)
+    def relaxation(input: Interval, *args: Any, **kwargs: Any) -> Affine:
+        found = average(input, *args, **kwargs)
+        size = found.apply(magnitude(input)).abs()
+        inputs = input.lower[0].numel()  # an element may be in as many windows, at most
+        error = size * (2 * rounding.gamma(found.terms + inputs, input.dtype))
+        return Affine(input, transposed(found.apply, input), None, error)
+
+    @wraps(average)
+    def evaluation(input: Interval, *args: Any, unit: float, **kwargs: Any) -> Tensor:
+        found = average(input, *args, **kwargs)
+        size = found.apply(magnitude(input)).abs()
+        return size * (2 * rounding.accumulated(found.terms, unit))
+
+    return {"interval": interval, "relaxation": relaxation, "evaluation": evaluation}
+
+
+AVG_POOL = _averaging(_avg_pool2d)
+ADAPTIVE_AVG_POOL = _averaging(_adaptive_avg_pool2d)
+MEAN = _averaging(_mean)
+SUM = _averaging(_sum)
+avg_pool2d, adaptive_avg_pool2d, mean = (
+    rules["interval"] for rules in (AVG_POOL, ADAPTIVE_AVG_POOL, MEAN)
+)
+
+
+def reduced(input: Interval, dim: Any) -> list[int]:
+    """Return the dimensions, from 0, that a reduction is over; never that of the samples."""
     ndim = len(input.shape)
     dims = [dim] if isinstance(dim, int) else list(dim or range(ndim))
     dims = [each % ndim for each in dims]
@@ -89,11 +115,10 @@ def _reduced(input: Interval, dim: Any) -> list[int]:
     return dims
 
 
-def _averaged(input: Interval, average: Callable[[Tensor], Tensor], terms: int) -> Interval:
-    magnitude = torch.maximum(input.lower.abs(), input.upper.abs())
-    error = average(magnitude).mul_(2 * rounding.gamma(terms, input.dtype))
-    error.add_(terms * rounding.tiny(input.dtype))
-    return Interval(average(input.lower) - error, average(input.upper) + error)
+def _averaged(input: Interval, average: _Average) -> Interval:
+    error = average.apply(magnitude(input)).mul_(2 * rounding.gamma(average.terms, input.dtype))
+    error.add_(average.terms * rounding.tiny(input.dtype))
+    return Interval(average.apply(input.lower) - error, average.apply(input.upper) + error)
 
 
 def _pair(size: Any) -> tuple[int, int]:
@@ -101,9 +126,3 @@ def _pair(size: Any) -> tuple[int, int]:
         return size, size
     first, *rest = size
     return first, (rest[0] if rest else first)
-
-
-def max_pool2d_arguments(module: nn.MaxPool2d) -> dict[str, Any]:
-    """Return the arguments of a max-pooling module."""
-    names = ("kernel_size", "stride", "padding", "dilation", "ceil_mode", "return_indices")
-    return {name: getattr(module, name) for name in names}

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
-from torch import nn
+from torch import Tensor, nn
 
 from pytest_triguard.verification.intervals import Interval
+from pytest_triguard.verification.relaxations import Relaxation
+
+Mixing = Literal["none", "sum", "other"]
 
 
 class Unsupported(Exception):
@@ -19,20 +22,39 @@ class Unsupported(Exception):
 class Rule:
     """The rule of one operator, however it is called: as module, function or method.
 
+    Every callable takes the arguments of the function of that name, an `Interval` in place of each
+    tensor that depends on the input, and raises `Unsupported`.
+
     Attributes:
-        interval: Sound bounds of the result. Takes the arguments of the function of that name,
-            an `Interval` in place of each tensor that depends on the input; raises `Unsupported`.
+        interval: Sound bounds of the result.
+        relaxation: A linear enclosure of the result, or None where none is known.
+        open: Which elements of which arguments would make the relaxation tighter if their bounds
+            were, as pairs of an argument and a bool mask of its shape; None for none.
+        composition: From a function that applies a rule to arguments, and the operator's arguments,
+            to the result: the same function of them as a composition of operators that can be
+            split; None where it is its own.
+        evaluation: From the same arguments and `unit=`, the unit roundoff of the module's dtype:
+            how far from the exact result the module's own result can be, for any summation order,
+            `(N or 1, *shape)`; None where nothing is known.
         arguments: For a module: the other arguments, read from it; raises `Unsupported`.
         aliases: Whether the result may share memory with the first argument.
         identity: Whether the result is the first argument.
         many: Whether another argument than the first may depend on the input.
+        mixing: `"none"` for an operator whose result's elements depend on one element each (its
+            interval is exact), `"sum"` for one whose interval is exact where the elements of its
+            argument vary independently, `"other"` for anything else.
     """
 
     interval: Callable[..., Interval]
+    relaxation: Callable[..., Relaxation] | None = None
+    open: Callable[..., list[tuple[Interval, Tensor]]] | None = None
+    composition: Callable[..., Interval] | None = None
+    evaluation: Callable[..., Tensor] | None = None
     arguments: Callable[[Any], dict[str, Any]] | None = None
     aliases: bool = False
     identity: bool = False
     many: bool = False
+    mixing: Mixing = "other"
 
 
 def no_arguments(module: nn.Module) -> dict[str, Any]:

@@ -1,0 +1,143 @@
+"""Linear bounds with optimised relaxations."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from pytest_triguard.verification.crown import HELD, matrix, slack_logits
+from pytest_triguard.verification.ibp import interval_margin
+from pytest_triguard.verification.intervals import Interval
+from pytest_triguard.verification.methods import Effort, Margins
+from pytest_triguard.verification.network import Network
+from pytest_triguard.verification.specification import Rows
+from pytest_triguard.verification.substitution import Substitution, Tuning, plainly
+
+RATE = 0.25
+"""Step of the optimiser, in shares."""
+_DECAY = 0.98
+GRAPH = 16
+"""How many times the rows the derivatives of a back-substitution hold, about."""
+
+
+@dataclass(frozen=True)
+class AlphaCrown:
+    """Back-substitution with the slopes below ReLUs chosen by gradient ascent on each bound.
+
+    Every bound has choices of its own, those of intermediate values too: each of them is ascended
+    before what rests on it is bounded. Each step yields a sound bound, and the best is kept.
+
+    References:
+        Xu et al. 2021, "Fast and Complete: Enabling Complete Neural Network Verification with
+        Rapid and Massively Parallel Incomplete Verifiers", arXiv:2011.13824.
+    """
+
+    name: ClassVar[str] = "alpha_crown"
+
+    def samples(self, network: Network) -> int:
+        """Return how many samples may be bounded at once."""
+        return max(1, HELD // (GRAPH * network.widest))
+
+    def logits(self, network: Network, region: Interval, effort: Effort) -> Interval:
+        """Return bounds of the logits over a set of inputs, `(n, K)`."""
+        walk = walked(network, region, effort)
+        known = walk.logits
+        one = torch.eye(known.shape[1], dtype=known.dtype, device=known.lower.device)
+        rows = one.expand(known.shape[0], -1, -1)
+        solve = Ascent(effort.budget.steps)
+        lower, upper = walk.least(rows, solve), -walk.least(-rows, solve)
+        return Interval(
+            torch.where(lower > known.lower, lower, known.lower),
+            torch.where(upper < known.upper, upper, known.upper),
+        )
+
+    def margins(self, network: Network, region: Interval, rows: Rows, effort: Effort) -> Margins:
+        """Return a lower bound of the least row over a set of inputs, and bounds of the logits."""
+        walk = walked(network, region, effort)
+        plain = interval_margin(walk.logits, walk.head, rows)
+        found = rows.least(walk.least(matrix(rows, walk.logits), Ascent(effort.budget.steps)))
+        margin = torch.where(found > plain, found, plain)
+        logits = slack_logits(walk, margin)
+        return Margins(margin, logits, 2 * len(margin), walk.carried)
+
+
+def walked(network: Network, region: Interval, effort: Effort) -> Substitution:
+    """Return the network with all bounds ascended and all relaxations, over a set of inputs."""
+    walk = Substitution(network, region, HELD // GRAPH, effort.clock)
+    with torch.no_grad():
+        walk.forward(Ascent(effort.budget.steps))
+    return walk
+
+
+@dataclass(frozen=True)
+class Ascent:
+    """Chooses relaxations by gradient ascent, for each row on its own.
+
+    Args:
+        steps: Steps of the optimiser.
+    """
+
+    steps: int
+
+    def __call__(self, walk: Substitution, key: Hashable, rows: Tensor) -> Tensor:
+        """Return lower bounds of rows `(N, S, *shape)` on a value, `(N, S)`."""
+        return self.best(walk, key, rows)[0]
+
+    def best(
+        self, walk: Substitution, key: Hashable, rows: Tensor
+    ) -> tuple[Tensor, dict[Hashable, Tensor]]:
+        """Return the bounds, and the choices that led to each."""
+        choices = start(walk, key, rows.shape[1])
+        if not choices:
+            return plainly(walk, key, rows), {}
+        kept = {each: values.detach().clone() for each, values in choices.items()}
+        optimiser = torch.optim.Adam(choices.values(), lr=RATE, maximize=True)
+        best = torch.full(rows.shape[:2], -torch.inf, dtype=rows.dtype, device=rows.device)
+        for step in range(self.steps + 1):
+            with torch.enable_grad():
+                found = walk.lowest(key, rows, Tuning(choices))
+            better = found.detach() > best
+            best = torch.where(better, found.detach(), best)
+            for each, values in choices.items():
+                kept[each] = torch.where(wide(better, values), values.detach(), kept[each])
+            if step == self.steps or not found.requires_grad:
+                break
+            ascend(optimiser, found)
+        return best, kept
+
+
+def wide(mask: Tensor, values: Tensor) -> Tensor:
+    """Return an `(N, S)` mask shaped to go with `(N, S, *shape)`."""
+    return mask.view(*mask.shape, *[1] * (values.ndim - 2))
+
+
+def start(walk: Substitution, key: Hashable, rows: int) -> dict[Hashable, Tensor]:
+    """Return the choices that a value rests on, at their start, `(N, S, *shape)` each."""
+    return {
+        each: tunable.start.detach()
+        .unsqueeze(1)
+        .repeat(1, rows, *[1] * (tunable.start.ndim - 1))
+        .requires_grad_()
+        for each, (tunable, _) in walk.tunable(key).items()
+    }
+
+
+def ascend(optimiser: torch.optim.Optimizer, found: Tensor) -> None:
+    """Take a step up the bounds, and stay among the choices; what is not finite stands still."""
+    optimiser.zero_grad(set_to_none=True)
+    with torch.enable_grad():
+        torch.autograd.backward(torch.where(torch.isfinite(found), found, 0.0).sum())
+    with torch.no_grad():
+        for group in optimiser.param_groups:
+            for each in group["params"]:
+                if each.grad is not None:
+                    each.grad.nan_to_num_(0.0, 0.0, 0.0)
+        optimiser.step()
+        for group in optimiser.param_groups:
+            group["lr"] *= _DECAY
+            for each in group["params"]:
+                each.clamp_(*group.get("range", (0.0, 1.0)))

@@ -1,0 +1,95 @@
+"""Linear bounds by back-substitution, with intermediate bounds from intervals or from itself."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from pytest_triguard.verification.ibp import interval_margin
+from pytest_triguard.verification.intervals import Interval
+from pytest_triguard.verification.methods import Effort, Margins
+from pytest_triguard.verification.network import Network
+from pytest_triguard.verification.relaxations import magnitude
+from pytest_triguard.verification.specification import Rows
+from pytest_triguard.verification.substitution import Substitution, plainly
+
+_ROWS = 16
+"""Rows of each sample that are held together at least."""
+_DECIDES = 1e-3
+"""Share of the largest logit above which no slack decides."""
+
+HELD = 2**23
+"""Elements of rows held at a time: memory is a few times that, whatever the network."""
+
+
+@dataclass(frozen=True)
+class CrownIBP:
+    """Intervals forwards, then one back-substitution of what is to be proven.
+
+    Costs two forward passes and about a backward pass for each row of the specification. The
+    margin is the larger of that of the intervals and that of the rows.
+
+    References:
+        Zhang et al. 2020, "Towards Stable and Efficient Training of Verifiably Robust Neural
+        Networks", arXiv:1906.06316.
+    """
+
+    name: ClassVar[str] = "crown_ibp"
+    tighten: ClassVar[bool] = False
+
+    def samples(self, network: Network) -> int:
+        """Return how many samples may be bounded at once."""
+        return max(1, HELD // (_ROWS * network.widest))
+
+    @torch.no_grad()
+    def logits(self, network: Network, region: Interval, effort: Effort) -> Interval:
+        """Return bounds of the logits over a set of inputs, `(n, K)`."""
+        return self.walked(network, region, effort).tight_logits()
+
+    @torch.no_grad()
+    def margins(self, network: Network, region: Interval, rows: Rows, effort: Effort) -> Margins:
+        """Return a lower bound of the least row over a set of inputs, and bounds of the logits."""
+        walk = self.walked(network, region, effort)
+        plain = interval_margin(walk.logits, walk.head, rows)
+        found = rows.least(walk.least(matrix(rows, walk.logits)))
+        margin = torch.where(found > plain, found, plain)
+        logits = slack_logits(walk, margin)
+        return Margins(margin, logits, 2 * len(margin), walk.carried)
+
+    def walked(self, network: Network, region: Interval, effort: Effort) -> Substitution:
+        """Return the network with all bounds and relaxations over a set of inputs."""
+        walk = Substitution(network, region, HELD, effort.clock)
+        walk.forward(plainly if self.tighten else None)
+        return walk
+
+
+@dataclass(frozen=True)
+class Crown(CrownIBP):
+    """Back-substitution of what is to be proven, and of every bound that it rests on.
+
+    References:
+        Zhang et al. 2018, "Efficient Neural Network Robustness Certification with General
+        Activation Functions", arXiv:1811.00866.
+    """
+
+    name: ClassVar[str] = "crown"
+    tighten: ClassVar[bool] = True
+
+
+def matrix(rows: Rows, logits: Interval) -> Tensor:
+    """Return what is to be proven as rows on the logits, `(n, S, K)`."""
+    one = torch.eye(logits.shape[1], dtype=logits.dtype, device=logits.lower.device)
+    return rows.merged(one, slice(None)).expand(logits.shape[0], -1, -1)
+
+
+def slack_logits(walk: Substitution, margin: Tensor) -> Interval:
+    """Return bounds of the logits that a slack can be taken from.
+
+    Those of the intervals are wide; they are tightened where the slack decides.
+    """
+    size = magnitude(walk.logits).amax(1)
+    decides = (margin > 0) & (margin < _DECIDES * size)
+    return walk.tight_logits() if bool(decides.any()) else walk.logits

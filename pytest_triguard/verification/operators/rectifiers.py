@@ -1,0 +1,103 @@
+"""Rules of ReLU and leaky ReLU, which have one kink at zero: the operators that can be split."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from pytest_triguard.verification import rounding
+from pytest_triguard.verification.intervals import Interval
+from pytest_triguard.verification.operators.rule import Unsupported
+from pytest_triguard.verification.relaxations import Band, Tunable, band, magnitude
+
+
+def relu(input: Interval, inplace: bool = False) -> Interval:
+    """Bounds of `functional.relu`, which rounds nothing."""
+    del inplace
+    return input.monotone(functional.relu)
+
+
+def relu_relaxation(input: Interval, inplace: bool = False) -> Tunable:
+    """Below the chord; above 0 or the identity, whichever leaves the smaller triangle.
+
+    References:
+        Zhang et al. 2018, "Efficient Neural Network Robustness Certification with General
+        Activation Functions", arXiv:1811.00866, section 3.2.
+    """
+    return leaky_relu_relaxation(input, 0.0, inplace)
+
+
+def relu_open(input: Interval, inplace: bool = False) -> list[tuple[Interval, Tensor]]:
+    """Elements that may be on either side of zero."""
+    del inplace
+    return [(input, (input.lower < 0) & (input.upper > 0))]
+
+
+def leaky_relu(input: Interval, negative_slope: float = 0.01, inplace: bool = False) -> Interval:
+    """Bounds of `functional.leaky_relu`."""
+    del inplace
+    if not negative_slope >= 0:
+        raise Unsupported(f"negative_slope={negative_slope}")
+    lower = functional.leaky_relu(input.lower, negative_slope)
+    upper = functional.leaky_relu(input.upper, negative_slope)
+    return Interval(rounding.down(lower, 1), rounding.up(upper, 1))
+
+
+def leaky_relu_relaxation(
+    input: Interval, negative_slope: float = 0.01, inplace: bool = False
+) -> Tunable:
+    """Between a line through zero and the chord.
+
+    The function is convex, so that the chord, with an offset that holds at both ends, is above it,
+    and every line through zero with a slope from `negative_slope` to 1 below it.
+    """
+    del inplace
+    slope = negative_slope
+    if not 0 <= slope <= 1:
+        raise Unsupported(f"negative_slope={slope}")
+    low, high = input.lower, input.upper
+    active, dead = low >= 0, high <= 0
+    ends = functional.leaky_relu(low, slope), functional.leaky_relu(high, slope)
+    chord = (ends[1] - ends[0]) / (high - low)
+    decided = torch.where(active, 1.0, torch.full_like(low, slope))
+    chord = torch.where(active | dead, decided, chord)
+    above = torch.maximum(ends[0] - chord * low, ends[1] - chord * high)
+    size = ends[0].abs() + ends[1].abs() + chord.abs() * (low.abs() + high.abs())
+    above = above + 8 * rounding.roundoff(low.dtype) * size
+    offset = torch.where(active | dead, 0.0, above)
+    start = torch.where(high > -low, 1.0, 0.0).to(low.dtype)
+
+    def lower(share: Tensor) -> Tensor:
+        """Return slopes through zero, a share of the way from `negative_slope` to 1."""
+        free = slope + (1 - slope) * share
+        if share.ndim == low.ndim:
+            return torch.where(active | dead, decided, free)
+        return torch.where((active | dead).unsqueeze(1), decided.unsqueeze(1), free)
+
+    # A share of 1 stands for all: its slope is the largest, and so is what it rounds.
+    widest = band(input, (lower(torch.ones_like(start)), None), (chord, offset))
+
+    def tuned(share: Tensor) -> Band:
+        return replace(widest, lower_slopes=(lower(share),))
+
+    free = ~(active | dead)
+    return Tunable(tuned(start.unsqueeze(1)), start, free, tuned)
+
+
+def leaky_relu_open(
+    input: Interval, negative_slope: float = 0.01, inplace: bool = False
+) -> list[tuple[Interval, Tensor]]:
+    """Elements that may be on either side of zero."""
+    del negative_slope
+    return relu_open(input, inplace)
+
+
+def leaky_relu_evaluation(
+    input: Interval, negative_slope: float = 0.01, inplace: bool = False, *, unit: float
+) -> Tensor:
+    """Rounding of the module's own product below zero."""
+    del inplace
+    return magnitude(input) * (2 * unit * negative_slope)

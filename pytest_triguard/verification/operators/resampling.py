@@ -1,0 +1,119 @@
+"""Rules of interpolation: linear, with weights from 0 to 1 that add up to one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from pytest_triguard.verification import rounding
+from pytest_triguard.verification.intervals import Interval
+from pytest_triguard.verification.operators.arranging import copied
+from pytest_triguard.verification.operators.rule import Unsupported
+from pytest_triguard.verification.operators.shape import Change
+from pytest_triguard.verification.relaxations import Affine, flat_rows, magnitude
+
+_COPYING = ("nearest", "nearest-exact")
+_MODES = (*_COPYING, "linear", "bilinear", "trilinear", "area")
+
+
+def interpolate(
+    input: Interval,
+    size: Any = None,
+    scale_factor: Any = None,
+    mode: str = "nearest",
+    align_corners: bool | None = None,
+    recompute_scale_factor: bool | None = None,
+    antialias: bool = False,
+) -> Interval:
+    """Bounds of `functional.interpolate` in the modes whose weights are not negative."""
+    change = _resized(size, scale_factor, mode, align_corners, recompute_scale_factor, antialias)
+    if mode in _COPYING:
+        return input.rearranged(change)
+    error = _rounded(input, change(input.lower), rounding.roundoff(input.dtype))
+    return Interval(change(input.lower) - error, change(input.upper) + error)
+
+
+def interpolate_relaxation(
+    input: Interval,
+    size: Any = None,
+    scale_factor: Any = None,
+    mode: str = "nearest",
+    align_corners: bool | None = None,
+    recompute_scale_factor: bool | None = None,
+    antialias: bool = False,
+) -> Affine:
+    """The interpolation itself."""
+    change = _resized(size, scale_factor, mode, align_corners, recompute_scale_factor, antialias)
+    if mode in _COPYING:
+        return copied(input, change, _transposed(input, change))
+    result = change(input.lower)
+    unit = rounding.roundoff(input.dtype)
+    terms = rounding.accumulated(result[0].numel(), unit)
+    error = change(magnitude(input)) * (2 * terms) + 2 * _rounded(input, result, unit)
+    return Affine(input, _transposed(input, change), None, error)
+
+
+def interpolate_evaluation(
+    input: Interval,
+    size: Any = None,
+    scale_factor: Any = None,
+    mode: str = "nearest",
+    align_corners: bool | None = None,
+    recompute_scale_factor: bool | None = None,
+    antialias: bool = False,
+    *,
+    unit: float,
+) -> Tensor:
+    """Rounding of the module's own weights and sums."""
+    change = _resized(size, scale_factor, mode, align_corners, recompute_scale_factor, antialias)
+    if mode in _COPYING:
+        return input.lower.new_zeros(())
+    return _rounded(input, change(input.lower), unit)
+
+
+def upsample_arguments(module: nn.Upsample) -> dict[str, Any]:
+    """Return the arguments of an upsampling module."""
+    names = ("size", "scale_factor", "mode", "align_corners", "recompute_scale_factor")
+    return {name: getattr(module, name) for name in names}
+
+
+def _resized(
+    size: Any,
+    scale_factor: Any,
+    mode: str,
+    align_corners: bool | None,
+    recompute_scale_factor: bool | None,
+    antialias: bool,
+) -> Change:
+    if mode not in _MODES or antialias:
+        raise Unsupported(f"mode={mode!r}, antialias={antialias}")
+
+    def change(values: Tensor) -> Tensor:
+        return functional.interpolate(
+            values, size, scale_factor, mode, align_corners, recompute_scale_factor
+        )
+
+    return change
+
+
+def _transposed(input: Interval, change: Change) -> Change:
+    """Return the transpose: rows are resized as samples are, each on its own."""
+
+    def back(flat: Tensor) -> Tensor:
+        like = flat.new_zeros(()).expand(len(flat), *input.shape[1:])
+        product = torch.func.vjp(change, like)[1]
+        carried: Tensor = product(flat)[0]
+        return carried
+
+    return lambda rows: flat_rows(rows, back)
+
+
+def _rounded(input: Interval, result: Tensor, unit: float) -> Tensor:
+    """Return what weights that come from rounded positions, and sums, can be off by."""
+    dims = tuple(range(2, len(input.shape)))
+    places = sum(input.shape[2:]) + sum(result.shape[2:])
+    largest = magnitude(input).amax(dims, keepdim=True)
+    return (largest * (16 * (places + 8) * unit) + rounding.tiny(input.dtype)).expand_as(result)

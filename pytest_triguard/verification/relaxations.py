@@ -1,0 +1,288 @@
+"""Linear relaxations: an operator's result between linear functions of its arguments.
+
+A relaxation carries rows, coefficients on the operator's result, back to rows on its arguments:
+for every value of the arguments within their bounds,
+
+    sum(rows * result) + error(rows) >= sum(carried * argument) + constant.
+
+It bounds from below; an upper bound is the lower bound of the negative. What the computation of
+`carried` and `constant` rounds is part of `error(rows) = sum(|rows| * error)`: a computed product
+`A W` is off by at most `gamma |A| |W|` element by element, so that what it does to the bound is at
+most `gamma |A| (|W| |z|)` for arguments of magnitude |z|.
+
+Shapes: rows are `(N, S, *shape)` for N samples, S rows each, and values of `(N, *shape)`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from pytest_triguard.verification import rounding
+from pytest_triguard.verification.intervals import Interval
+
+Carried = list[tuple[Interval, Tensor]]
+"""Arguments, and the rows on each."""
+
+
+class Relaxation(Protocol):
+    """A linear enclosure of an operator's result over the bounds of its arguments."""
+
+    @property
+    def error(self) -> Tensor | None:
+        """What rounding in `back` costs per unit of a coefficient, `(N or 1, *shape)`, or None."""
+
+    def back(self, rows: Tensor) -> tuple[Carried, Tensor | None]:
+        """Carry rows on the result back to the arguments.
+
+        Args:
+            rows: `(N, S, *shape)` coefficients on the result.
+
+        Returns:
+            The arguments with `(N, S, *their shape)` coefficients on each, and the constant
+            `(N, S)` or None for zero.
+        """
+
+
+@dataclass(frozen=True)
+class Affine:
+    """An affine operator, which needs no relaxing.
+
+    Attributes:
+        input: Its argument.
+        transpose: From rows `(N, S, *shape)` on the result to rows on the argument.
+        offset: `(*shape)` value at zero, broadcast, or None for zero.
+        error: Per unit of a coefficient, `(N or 1, *shape)`, or None where nothing is rounded.
+    """
+
+    input: Interval
+    transpose: Callable[[Tensor], Tensor]
+    offset: Tensor | None = None
+    error: Tensor | None = None
+
+    def back(self, rows: Tensor) -> tuple[Carried, Tensor | None]:
+        """Carry rows on the result back to the argument."""
+        constant = None if self.offset is None else dot(rows, self.offset[None, None])
+        return [(self.input, self.transpose(rows))], constant
+
+
+@dataclass(frozen=True)
+class Sum:
+    """A sum of terms, each with a sign and perhaps broadcast.
+
+    Attributes:
+        terms: Arguments and their signs, 1 or -1.
+        error: Per unit of a coefficient, where broadcasting makes sums.
+    """
+
+    terms: tuple[tuple[Interval, int], ...]
+    error: Tensor | None = None
+
+    def back(self, rows: Tensor) -> tuple[Carried, Tensor | None]:
+        """Carry rows on the result back to every term."""
+        return [
+            (term, unbroadcast(rows if sign > 0 else -rows, term)) for term, sign in self.terms
+        ], None
+
+
+@dataclass(frozen=True)
+class Band:
+    """An operator that works element by element, between two planes.
+
+    Attributes:
+        inputs: Its arguments, which broadcast to the shape of the result.
+        lower_slopes: Slopes of the lower plane for each argument, `(N or 1, S or 1, *shape)`.
+        upper_slopes: Slopes of the upper plane, likewise.
+        lower_offset: `(N or 1, S or 1, *shape)`, or None for zero.
+        upper_offset: Likewise.
+        error: Per unit of a coefficient, `(N, *shape)`.
+    """
+
+    inputs: tuple[Interval, ...]
+    lower_slopes: tuple[Tensor, ...]
+    upper_slopes: tuple[Tensor, ...]
+    lower_offset: Tensor | None
+    upper_offset: Tensor | None
+    error: Tensor | None
+
+    def back(self, rows: Tensor) -> tuple[Carried, Tensor | None]:
+        """Carry rows back: the lower plane for positive coefficients, the upper for others."""
+        above, below = rows.clamp_min(0), rows.clamp_max(0)
+        carried = [
+            (value, unbroadcast(torch.addcmul(below * upper, above, lower), value))
+            for value, lower, upper in zip(
+                self.inputs, self.lower_slopes, self.upper_slopes, strict=True
+            )
+        ]
+        parts = [
+            dot(part, offset)
+            for part, offset in ((above, self.lower_offset), (below, self.upper_offset))
+            if offset is not None
+        ]
+        return carried, sum(parts[1:], parts[0]) if parts else None
+
+
+@dataclass(frozen=True)
+class Tunable:
+    """A band with a choice for every element, as a share from 0 to 1; every choice is sound.
+
+    Attributes:
+        band: The band with the choice at the start.
+        start: `(N, *shape)` that choice.
+        free: `(N, *shape)` bool, where the choice matters: the operator's kink is inside.
+        tuned: From shares `(N, S, *shape)` to the band, differentiable.
+    """
+
+    band: Band
+    start: Tensor
+    free: Tensor
+    tuned: Callable[[Tensor], Band]
+
+    @property
+    def error(self) -> Tensor | None:
+        """What rounding in `back` costs per unit of a coefficient, whatever the choice."""
+        return self.band.error
+
+    def back(self, rows: Tensor) -> tuple[Carried, Tensor | None]:
+        """Carry rows back with the choice at the start."""
+        return self.band.back(rows)
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Factor and offset, element by element.
+
+    Attributes:
+        input: The argument.
+        factor: `(N or 1, *shape)`, broadcast.
+        offset: `(N or 1, *shape)`, broadcast.
+        error: Per unit of a coefficient, `(N or 1, *shape)`.
+    """
+
+    input: Interval
+    factor: Tensor
+    offset: Tensor
+    error: Tensor | None
+
+    def back(self, rows: Tensor) -> tuple[Carried, Tensor | None]:
+        """Carry rows on the result back to the argument."""
+        carried = unbroadcast(rows * self.factor.unsqueeze(1), self.input)
+        return [(self.input, carried)], dot(rows, self.offset.unsqueeze(1))
+
+
+def band(
+    input: Interval,
+    lower: tuple[Tensor, Tensor | None],
+    upper: tuple[Tensor, Tensor | None],
+) -> Band:
+    """Return the band of an operator of one argument, given both lines as slope and offset.
+
+    The lines, `(N, *shape)` or `(N, S, *shape)` where they differ by row, must hold as they are;
+    what `back` rounds is added here.
+    """
+    slopes = [_with_rows(line[0], input) for line in (lower, upper)]
+    offsets = [None if line[1] is None else _with_rows(line[1], input) for line in (lower, upper)]
+    return Band(
+        (input,),
+        (slopes[0],),
+        (slopes[1],),
+        offsets[0],
+        offsets[1],
+        band_error((input,), [(slopes[0],), (slopes[1],)], offsets),
+    )
+
+
+@torch.no_grad()
+def band_error(
+    inputs: tuple[Interval, ...],
+    slopes: list[tuple[Tensor, ...]],
+    offsets: list[Tensor | None],
+) -> Tensor:
+    """Return what `Band.back` rounds per unit of a coefficient, `(N, *shape)`.
+
+    A carried coefficient is one product, off by a unit of itself, and perhaps a sum over what was
+    broadcast; a constant is a dot product as long as the value has elements.
+    """
+    unit, error = rounding.roundoff(inputs[0].dtype), inputs[0].lower.new_zeros(())
+    for place, value in enumerate(inputs):
+        largest = torch.maximum(*(_largest(planes[place]) for planes in slopes))
+        terms = largest[0].numel() // max(1, value.lower[0].numel())
+        error = error + largest * magnitude(value) * (4 * terms * unit)
+    for offset in offsets:
+        if offset is not None:
+            size = _largest(offset)
+            error = error + size * (2 * rounding.gamma(size[0].numel(), inputs[0].dtype))
+    return error
+
+
+def dot(rows: Tensor, values: Tensor) -> Tensor:
+    """Return the sum of rows times values over all but samples and rows, `(N, S)`.
+
+    Args:
+        rows: `(N, S, *shape)`.
+        values: `(N or 1, S or 1, *shape)`, broadcast.
+    """
+    if values.ndim > 1 and values.shape[1] not in (1, rows.shape[1]):
+        raise ValueError(f"rows {tuple(rows.shape)} do not go with values {tuple(values.shape)}")
+    if values.shape[1] > 1:
+        return (rows * values).flatten(2).sum(2)
+    full = values.expand(values.shape[0], 1, *rows.shape[2:]).flatten(2)
+    flat = rows.flatten(2)
+    if len(full) == 1:
+        return flat @ full[0, 0]
+    return (flat @ full.transpose(1, 2)).squeeze(2)
+
+
+def unbroadcast(rows: Tensor, value: Interval) -> Tensor:
+    """Return rows summed over the dimensions in which a value was broadcast."""
+    shape = value.shape[1:]
+    if rows.shape[2:] == shape:
+        return rows
+    extra = rows.ndim - 2 - len(shape)
+    stretched = [
+        2 + place
+        for place in range(rows.ndim - 2)
+        if place < extra or (shape[place - extra] == 1 and rows.shape[2 + place] != 1)
+    ]
+    return rows.sum(stretched, keepdim=True).reshape(*rows.shape[:2], *shape)
+
+
+def magnitude(value: Interval) -> Tensor:
+    """Return the largest magnitude of each element, `(N, *shape)`."""
+    return torch.maximum(value.lower.abs(), value.upper.abs())
+
+
+def flat_rows(rows: Tensor, transpose: Callable[[Tensor], Tensor]) -> Tensor:
+    """Apply the transpose of an operator that takes samples one by one to `(N, S, *shape)` rows."""
+    found = transpose(rows.flatten(0, 1))
+    return found.view(*rows.shape[:2], *found.shape[1:])
+
+
+def transposed(apply: Callable[[Tensor], Tensor], value: Interval) -> Callable[[Tensor], Tensor]:
+    """Return the transpose of an operator that is linear, by its vector-Jacobian product.
+
+    Args:
+        apply: The operator on `(N, *shape)` values.
+        value: Its argument.
+    """
+
+    def back(rows: Tensor) -> Tensor:
+        like = rows.new_zeros(()).expand(value.shape)
+        product = torch.func.vjp(apply, like)[1]
+        carried: Tensor = torch.vmap(lambda each: product(each)[0], in_dims=1, out_dims=1)(rows)
+        return carried
+
+    return back
+
+
+def _with_rows(values: Tensor, input: Interval) -> Tensor:
+    return values if values.ndim > len(input.shape) else values.unsqueeze(1)
+
+
+def _largest(values: Tensor) -> Tensor:
+    """Return the largest magnitude over rows, `(N or 1, *shape)`."""
+    return values.detach().abs().amax(1)

@@ -1,0 +1,473 @@
+"""Back-substitution: linear rows on a value, carried back through the graph to the inputs.
+
+Every operator is replaced by its relaxation. Rows on a value are carried from operator to operator
+until they are rows on the inputs, over whose region their least value is known exactly; what the
+computation rounds, and where it counts what the module itself rounds, is subtracted on the way.
+
+The relaxations rest on bounds of the operators' arguments. Those come from intervals and, where
+asked for, are tightened by the same back-substitution: only where an operator says that it would
+help, and a limited number of elements at a time.
+
+References:
+    Zhang et al. 2018, "Efficient Neural Network Robustness Certification with General Activation
+    Functions", arXiv:1811.00866 (CROWN); Xu et al. 2020, "Automatic Perturbation Analysis for
+    Scalable Certified Robustness and Beyond", arXiv:2002.12920, on general graphs.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from pytest_triguard.verification import rounding
+from pytest_triguard.verification.budget import Clock
+from pytest_triguard.verification.intervals import Interval, lengths, per_sample
+from pytest_triguard.verification.network import Call, Head, Network
+from pytest_triguard.verification.operators import Rule
+from pytest_triguard.verification.relaxations import Relaxation, Tunable, dot, magnitude
+
+INPUT = "input"
+"""Key of the inputs in the user's space."""
+
+_PRODUCTS = 2.0**40
+"""More products than a row meets in any one operator."""
+
+_INDEPENDENT, _EXACT, _LOOSE = range(3)
+"""How good the interval of a value is: exact with elements that vary on their own, exact element
+by element, or neither."""
+
+
+@dataclass(frozen=True)
+class _Link:
+    """An operator between values.
+
+    Attributes:
+        relaxation: Its linear enclosure.
+        error: Per unit of a coefficient on its result, what is rounded, or None.
+    """
+
+    relaxation: Relaxation
+    error: Tensor | None
+
+
+@dataclass
+class Tuning:
+    """What may be chosen in a back-substitution, by key.
+
+    Attributes:
+        choices: `(N, S, *shape)` shares for tunable relaxations.
+        multipliers: `(N, S, *shape)` rows that are added on values: of constraints that hold, each
+            times a multiplier that is not positive where the constraint says "at least 0".
+        seen: Rows on the results of operators and on the inputs, filled in where not None.
+    """
+
+    choices: dict[Hashable, Tensor] = field(default_factory=dict)
+    multipliers: dict[Hashable, Tensor] = field(default_factory=dict)
+    seen: dict[Hashable, Tensor] | None = None
+
+
+Solve = Callable[["Substitution", Hashable, Tensor], Tensor]
+"""From a walk, a key and rows on its value to lower bounds of the rows, `(N, S)`."""
+
+
+class Substitution:
+    """A walk through a captured module that keeps bounds and relaxations.
+
+    Args:
+        network: The captured module.
+        region: The set of inputs, in the user's space.
+        held: Elements of rows that may be held at a time.
+        clock: Looked at before every step; `BudgetSpent` is raised when it is over.
+        known: Bounds of values that hold anyway, by key.
+        composed: Whether operators are replaced by what they are composed of, where a rule says so.
+
+    Attributes:
+        logits: Bounds of the logits, `(N, K)`.
+        head: The last operator, if rows can be merged with it.
+        bounds: Bounds of every value by key, in the order of the graph.
+        composable: Whether there are operators that are compositions of others.
+        carried: Rows carried back so far, those of all samples together.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        region: Interval,
+        held: int,
+        clock: Clock,
+        *,
+        known: dict[Hashable, Interval] | None = None,
+        composed: bool = False,
+    ) -> None:
+        self.network = network
+        self.region = region
+        self.held = held
+        self.clock = clock
+        self.composed = composed
+        self.composable = False
+        self.head: Head | None = None
+        self.bounds: dict[Hashable, Interval] = {}
+        self.carried = 0
+        self._known = known or {}
+        self._links: dict[Hashable, _Link] = {}
+        self._quality: dict[Hashable, int] = {INPUT: _INDEPENDENT}
+        self._tightened: dict[Hashable, Tensor] = {}
+        self._keys: dict[int, Hashable] = {}
+        self._alive: list[Interval] = []
+        self._largest = region.lower.new_ones(len(region.lower))
+
+    def forward(self, solve: Solve | None = None) -> None:
+        """Bound every value and relax every operator.
+
+        Args:
+            solve: How bounds are tightened where that helps, or None for intervals alone.
+
+        Raises:
+            Unsupported: If an operator has no rule or no relaxation.
+        """
+        values: dict[fx.Node, Any] = {}
+        self._register(INPUT, self.region)
+        for node in self.network.nodes[:-1]:
+            if node.op == "placeholder":
+                values[node] = self._start(node)
+                continue
+            call = self.network.resolve(node, values)
+            values[node] = self._apply(call, node, solve) if isinstance(call, Call) else call
+            if self.network.is_head(node) and isinstance(call, Call):
+                self.head = self.network.head(self._current(call))
+        self.output = self._keys[id(self.network.output(values))]
+
+    @property
+    def logits(self) -> Interval:
+        """Bounds of the logits, `(N, K)`."""
+        return self.bounds[self.output]
+
+    @property
+    def widest(self) -> int:
+        """Elements of the largest value of a sample."""
+        return max(bounds.lower[0].numel() for bounds in self.bounds.values())
+
+    def least(self, rows: Tensor, solve: Solve | None = None) -> Tensor:
+        """Return a lower bound of rows on the logits, `(N, S)`.
+
+        Args:
+            rows: `(N, S, K)`.
+            solve: How, or None for the relaxations as they are.
+        """
+        step = max(1, self.held // (len(rows) * self.widest))
+        run = solve or plainly
+        parts = torch.split(rows, step, dim=1)
+        return torch.cat([run(self, self.output, part) for part in parts], dim=1)
+
+    def tight_logits(self) -> Interval:
+        """Return bounds of the logits by back-substitution where they are tighter, `(N, K)`."""
+        known = self.logits
+        one = torch.eye(known.shape[1], dtype=known.dtype, device=known.lower.device)
+        rows = one.expand(known.shape[0], -1, -1)
+        lower, upper = self.least(rows), -self.least(-rows)
+        # What is not finite says nothing, and the intervals hold whatever it is.
+        return Interval(
+            torch.where(lower > known.lower, lower, known.lower),
+            torch.where(upper < known.upper, upper, known.upper),
+        )
+
+    def tunable(self, key: Hashable) -> dict[Hashable, tuple[Tunable, Hashable]]:
+        """Return the relaxations with choices that a value rests on, and the keys of their input.
+
+        Args:
+            key: The value.
+        """
+        found: dict[Hashable, tuple[Tunable, Hashable]] = {}
+        for each, link in self._links.items():
+            if isinstance(link.relaxation, Tunable):
+                source = self._keys[id(link.relaxation.band.inputs[0])]
+                found[each] = link.relaxation, source
+            if each == key:
+                break
+        return found
+
+    # --- forward --------------------------------------------------------------------------------
+
+    def _start(self, node: fx.Node) -> Interval:
+        """Enter the module: the normalisation is the first operator."""
+        step, rounded = self.network.normalization(self.region)
+        value = self.network.normalized(self.region)
+        if value is not self.region:
+            self._quality[node] = _INDEPENDENT
+            self._links[node] = _Link(step, _added(step.error, rounded))
+            self._register(node, value)
+        return value
+
+    def _apply(self, call: Call, key: Hashable, solve: Solve | None) -> Any:
+        """Bound and relax a call's result."""
+        call = self._current(call)
+        if call.rule.composition is not None:
+            self.composable = True
+            if self.composed:
+                return self._compose(call, key, solve)
+        if solve is not None and call.rule.open is not None:
+            self._tighten(call, solve)
+            call = self._current(call)
+        value = self.network.interval(call)
+        several = isinstance(value, tuple)
+        values = value if several else (value,)
+        if all(id(each) in self._keys for each in values):
+            return value
+        steps = self.network.relaxation(call)
+        rounded = self.network.evaluation(call)
+        quality = self._quality_of(call, values[0])
+        for place, (each, step) in enumerate(
+            zip(values, steps if several else (steps,), strict=True)
+        ):
+            name: Hashable = (key, place) if several else key
+            self._links[name] = _Link(step, _added(step.error, rounded))
+            self._quality[name] = quality
+            self._register(name, each)
+        return value
+
+    def _compose(self, call: Call, key: Hashable, solve: Solve | None) -> Any:
+        """Bound a call's result as the composition of simpler operators that it equals."""
+        count = 0
+
+        def step(rule: Rule, *args: Any) -> Interval:
+            nonlocal count
+            count += 1
+            part = Call(call.node, rule, inspect.signature(rule.interval).bind(*args))
+            value: Interval = self._apply(part, (key, count), solve)
+            return value
+
+        if call.rule.composition is None:
+            raise TypeError("only what is composed can be taken apart")
+        result: Interval = call.rule.composition(step, *call.bound.args, **call.bound.kwargs)
+        self._register(self._keys[id(result)], _both(result, self.network.interval(call)))
+        return result
+
+    def _current(self, call: Call) -> Call:
+        """Return a call with the tightest bounds of its arguments."""
+
+        def newest(value: Any) -> Any:
+            if isinstance(value, Interval):
+                return self.bounds[self._keys[id(value)]]
+            if isinstance(value, tuple | list):
+                return type(value)(newest(each) for each in value)
+            return value
+
+        signature = call.bound.signature
+        bound = inspect.BoundArguments(
+            signature, OrderedDict((k, newest(v)) for k, v in call.bound.arguments.items())
+        )
+        return Call(call.node, call.rule, bound)
+
+    def _quality_of(self, call: Call, value: Interval) -> int:
+        arguments = list(_intervals_in(call.bound.args, call.bound.kwargs))
+        if len(arguments) != 1 or call.rule.mixing == "other":
+            return _LOOSE
+        before = self._quality[self._keys[id(arguments[0])]]
+        if call.rule.mixing == "none":
+            # A ball makes elements depend on each other once an operator has lost it.
+            lost = before == _INDEPENDENT and self.region.ball is not None and value.ball is None
+            return _EXACT if lost else before
+        return _EXACT if before == _INDEPENDENT else _LOOSE
+
+    def _register(self, key: Hashable, value: Interval) -> None:
+        known = self._known.get(key)
+        kept = value if known is None else _both(value, known)
+        self._alive += [value, kept]
+        self._keys[id(value)] = self._keys[id(kept)] = key
+        self.bounds[key] = kept
+        self._largest = torch.maximum(self._largest, magnitude(kept).detach().flatten(1).amax(1))
+
+    # --- tightening -----------------------------------------------------------------------------
+
+    def _tighten(self, call: Call, solve: Solve) -> None:
+        """Tighten the arguments that an operator wants tighter."""
+        wanted = call.rule.open(*call.bound.args, **call.bound.kwargs) if call.rule.open else []
+        for value, mask in wanted:
+            key = self._keys[id(value)]
+            if self._quality[key] != _LOOSE:
+                continue
+            known = self._tightened.get(key)
+            todo = mask if known is None else mask & ~known
+            self._tightened[key] = mask if known is None else mask | known
+            self._tighten_value(key, todo, solve)
+
+    def _tighten_value(self, key: Hashable, mask: Tensor, solve: Solve) -> None:
+        """Tighten the masked elements of a value."""
+        before = self.bounds[key]
+        flat = mask.flatten(1)
+        most = int(flat.sum(1).amax())
+        if not most:
+            return
+        places = flat.to(torch.uint8).argsort(dim=1, descending=True, stable=True)[:, :most]
+        lower, upper = before.lower.flatten(1).clone(), before.upper.flatten(1).clone()
+        step = max(1, self.held // (2 * len(flat) * self.widest))
+        for index in torch.split(places, step, dim=1):
+            low, high = self._enclosed(key, index, before.shape, solve)
+            open_ = flat.gather(1, index)
+            for ends, found, better in ((lower, low, torch.gt), (upper, high, torch.lt)):
+                known = ends.gather(1, index)
+                kept = open_ & better(found, known)  # never where the bound is NaN
+                ends.scatter_(1, index, torch.where(kept, found, known))
+        shape = before.shape
+        self._register(key, Interval(lower.view(shape), upper.view(shape), before.ball))
+
+    def _enclosed(
+        self, key: Hashable, index: Tensor, shape: torch.Size, solve: Solve
+    ) -> tuple[Tensor, Tensor]:
+        """Return bounds of some elements of a value, by place, `(N, s)` each."""
+        count = index.shape[1]
+        rows = self.region.lower.new_zeros(*index.shape, shape[1:].numel())
+        rows.scatter_(2, index.unsqueeze(2), 1)
+        rows = rows.view(*index.shape, *shape[1:])
+        found = solve(self, key, torch.cat([rows, -rows], dim=1))
+        return found[:, :count], -found[:, count:]
+
+    # --- backward -------------------------------------------------------------------------------
+
+    def lowest(self, key: Hashable, rows: Tensor, tuning: Tuning | None = None) -> Tensor:
+        """Return a lower bound of rows `(N, S, *shape)` on a value, `(N, S)`.
+
+        It holds for the inputs in the region that meet the constraints behind the multipliers.
+        """
+        on_inputs, constants = self.substitute(key, rows, tuning)
+        if on_inputs is not None:
+            constants.append(least_over(self.region, on_inputs))
+        return _summed(constants) - self._underflow(len(constants))
+
+    def substitute(
+        self, key: Hashable, rows: Tensor, tuning: Tuning | None = None
+    ) -> tuple[Tensor | None, list[Tensor]]:
+        """Carry rows `(N, S, *shape)` on a value back to the inputs.
+
+        Returns:
+            Rows on the inputs, `(N, S, C, H, W)`, or None if the value does not depend on them, and
+            the parts of the constant, `(N, S)` each, with what is rounded subtracted.
+        """
+        self.clock.check()
+        self.carried += rows.shape[0] * rows.shape[1]
+        plan = tuning or Tuning()
+        pending: dict[Hashable, Tensor] = {key: rows}
+        merges: dict[Hashable, int] = {}
+        constants: list[Tensor] = []
+        reached = False
+        for each in [*reversed(self._links), INPUT]:
+            reached = reached or each == key
+            if reached and each in plan.multipliers:
+                _merge(pending, merges, each, plan.multipliers[each])
+            if each not in pending:
+                continue
+            link = self._links.get(each)
+            rounded = None if link is None else link.error
+            error = self._error(each, rounded, merges.pop(each, 0))
+            if error is not None:
+                constants.append(-dot(pending[each].abs(), error.unsqueeze(1)))
+            if link is None:
+                break
+            here = pending.pop(each)
+            if plan.seen is not None:
+                plan.seen[each] = here
+            carried, constant = _chosen(link.relaxation, plan.choices.get(each)).back(here)
+            constants += [] if constant is None else [constant]
+            for value, part in carried:
+                _merge(pending, merges, self._keys[id(value)], part)
+        on_inputs = pending.get(INPUT)
+        if plan.seen is not None and on_inputs is not None:
+            plan.seen[INPUT] = on_inputs
+        return on_inputs, constants
+
+    def _underflow(self, steps: int) -> Tensor:
+        """Return more than all products together can lose by underflow, `(N, 1)`."""
+        return (self._largest * (steps * _PRODUCTS * rounding.tiny(self._largest.dtype)))[:, None]
+
+    def _error(self, key: Hashable, error: Tensor | None, merged: int) -> Tensor | None:
+        """Return what is rounded per unit of a coefficient on a value, merging rows included."""
+        if not merged:
+            return error
+        unit = rounding.roundoff(self.region.dtype)
+        return _added(error, magnitude(self.bounds[key]).detach() * (4 * merged * unit))
+
+
+def plainly(walk: Substitution, key: Hashable, rows: Tensor) -> Tensor:
+    """Bound rows by the relaxations as they are."""
+    return walk.lowest(key, rows)
+
+
+def _chosen(relaxation: Relaxation, choice: Tensor | None) -> Relaxation:
+    if choice is None or not isinstance(relaxation, Tunable):
+        return relaxation
+    return relaxation.tuned(choice)
+
+
+def _merge(
+    pending: dict[Hashable, Tensor], merges: dict[Hashable, int], key: Hashable, part: Tensor
+) -> None:
+    """Add rows on a value to those that wait there."""
+    if key in pending:
+        merges[key] = merges.get(key, 0) + 1
+        part = pending[key] + part
+    pending[key] = part
+
+
+def _both(value: Interval, other: Interval) -> Interval:
+    """Return the tighter of two bounds of a value, end by end; NaN stays."""
+    return Interval(
+        torch.maximum(value.lower, other.lower), torch.minimum(value.upper, other.upper), value.ball
+    )
+
+
+def least_over(region: Interval, rows: Tensor) -> Tensor:
+    """Return the least value of rows over a region, rounded down, `(N, S)`.
+
+    Over a box it is `rows c - |rows| r`; over a ball `rows c` minus the radius times the dual norm;
+    in the intersection of both, at least the larger of the two.
+
+    Args:
+        region: Box, and perhaps a ball.
+        rows: `(N, S, *shape)`.
+    """
+    gamma = rounding.gamma(rows[0, 0].numel(), rows.dtype)
+    centre, radius = region.centre_and_radius()
+    magnitudes = rows.abs()
+    reach = radius * (1 + 2 * gamma) + 2 * gamma * centre.abs()
+    least = dot(rows, centre.unsqueeze(1)) - dot(magnitudes, reach.unsqueeze(1))
+    if region.ball is None:
+        return least
+    ball = region.ball
+    scaled = (rows * ball.scale.unsqueeze(1)).flatten(0, 1)
+    dual = lengths(scaled, "linf" if ball.norm == "l1" else "l2").view(rows.shape[:2])
+    floor = scaled[0].numel() * rounding.tiny(rows.dtype) ** 0.5  # squares may underflow
+    dual = (dual + floor) * per_sample(ball.radius, dual) * (1 + 2 * gamma)
+    error = dot(magnitudes, (2 * gamma * ball.centre.abs()).unsqueeze(1))
+    return torch.maximum(least, dot(rows, ball.centre.unsqueeze(1)) - dual - error)
+
+
+def _summed(parts: list[Tensor]) -> Tensor:
+    """Return the sum of parts of a bound, rounded down."""
+    total, size = parts[0], parts[0].detach().abs()
+    for part in parts[1:]:
+        total, size = total + part, size + part.detach().abs()
+    unit = rounding.roundoff(total.dtype)
+    return total - 4 * len(parts) * unit * size
+
+
+def _added(error: Tensor | None, other: Tensor | None) -> Tensor | None:
+    if error is None or other is None:
+        return other if error is None else error
+    return error + other
+
+
+def _intervals_in(*values: Any) -> Iterator[Interval]:
+    """Hand out the values that depend on the input among arguments, however nested."""
+    for value in values:
+        if isinstance(value, Interval):
+            yield value
+        elif isinstance(value, dict):
+            yield from _intervals_in(*value.values())
+        elif isinstance(value, tuple | list):
+            yield from _intervals_in(*value)

@@ -1,0 +1,179 @@
+"""Layer, group and instance normalisation are bounded with their statistics, not around them."""
+
+from __future__ import annotations
+
+from itertools import product
+from math import sqrt
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+from pytest_triguard.verification.intervals import Interval
+from pytest_triguard.verification.operators import TABLE, Unsupported
+from tests.verification.enclosures import (
+    RADII,
+    Case,
+    box,
+    check_evaluation,
+    check_interval,
+    check_point,
+    check_relaxation,
+    lowest,
+)
+
+GENERATOR = torch.Generator().manual_seed(5)
+WEIGHT, BIAS = torch.randn(2, 6, generator=GENERATOR)
+WIDE = torch.randn(3, 4, generator=GENERATOR)
+
+
+def far(place, low, high):
+    return low + 300, high + 300
+
+
+CASES = {
+    "layer": Case(
+        functional.layer_norm,
+        functional.layer_norm,
+        ((5, 6),),
+        {"normalized_shape": (6,), "weight": WEIGHT, "bias": BIAS, "eps": 1e-6},
+    ),
+    "layer over two": Case(
+        functional.layer_norm,
+        functional.layer_norm,
+        ((2, 3, 4),),
+        {"normalized_shape": (3, 4), "weight": WIDE, "eps": 0.1},
+    ),
+    "layer far from zero": Case(
+        functional.layer_norm, functional.layer_norm, ((5, 6),), {"normalized_shape": [6]}, far
+    ),
+    "single": Case(
+        functional.layer_norm, functional.layer_norm, ((5, 1),), {"normalized_shape": (1,)}
+    ),
+    "pair": Case(
+        functional.layer_norm, functional.layer_norm, ((5, 2),), {"normalized_shape": (2,)}
+    ),
+    "group": Case(
+        functional.group_norm,
+        functional.group_norm,
+        ((6, 2, 3),),
+        {"num_groups": 3, "weight": WEIGHT, "bias": BIAS},
+    ),
+    "instance": Case(
+        functional.instance_norm,
+        functional.instance_norm,
+        ((6, 3, 3),),
+        {"weight": WEIGHT, "bias": BIAS, "eps": 1e-3},
+    ),
+}
+names = pytest.mark.parametrize("name", CASES)
+radii = pytest.mark.parametrize("radius", RADII)
+dtypes = pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+
+
+@names
+@radii
+@dtypes
+def test_every_result_is_in_the_interval(name, radius, dtype):
+    for seed in range(2):
+        check_interval(CASES[name], radius, dtype, seed)
+
+
+@names
+@radii
+@dtypes
+def test_carried_rows_hold(name, radius, dtype):
+    for seed in range(2):
+        check_relaxation(CASES[name], radius, dtype, seed)
+
+
+@names
+@radii
+def test_the_module_in_float32_is_within_the_stated_error(name, radius):
+    check_evaluation(CASES[name], radius)
+
+
+@names
+def test_a_point_is_its_own_bound(name):
+    check_point(CASES[name], 1e-8 if "far" in name else 1e-10)
+
+
+def ends_by_search(lower, upper):
+    """Return the range of each standardised value of four, by corners and by a fine grid."""
+    shares = torch.tensor(list(product(torch.linspace(0, 1, 9).tolist(), repeat=4))).double()
+    values = lower + shares * (upper - lower)
+    found = functional.layer_norm(values, (4,), eps=1e-5)
+    return found.amin(0), found.amax(0)
+
+
+def test_the_interval_is_much_tighter_than_that_of_the_parts():
+    """Centring, squares, root and product on their own lose three times as much and more."""
+    generator = torch.Generator().manual_seed(1)
+    for radius in (0.01, 0.1):
+        middle = torch.randn(1, 4, generator=generator, dtype=torch.float64)
+        lower, upper = middle - radius, middle + radius
+        least, most = ends_by_search(lower, upper)
+        (found,) = (TABLE[nn.LayerNorm].interval(Interval(lower, upper), (4,)),)
+        assert (found.lower <= least).all()
+        assert (found.upper >= most).all()
+        assert ((found.upper - found.lower) <= 4 * (most - least)).all()
+
+
+def test_no_result_exceeds_the_root_of_the_size():
+    """However wide the box, and reached in the limit."""
+    lower = torch.full((1, 10), -1e6, dtype=torch.float64)
+    found = TABLE[nn.LayerNorm].interval(Interval(lower, -lower), (10,))
+    assert torch.allclose(found.upper, torch.full_like(lower, sqrt(9)), rtol=1e-9)
+    assert torch.allclose(found.lower, torch.full_like(lower, -sqrt(9)), rtol=1e-9)
+
+
+def test_the_relaxation_is_exact_to_first_order():
+    """Where the box is small the bound of rows is that of their gradient, less second order."""
+    case = CASES["layer"]
+    slack = []
+    for radius in (1e-3, 1e-4):
+        arguments = box(case, radius, torch.float64)
+        generator = torch.Generator().manual_seed(2)
+        rows = torch.randn(2, 4, 5, 6, generator=generator, dtype=torch.float64)
+        middle, reach = arguments[0].centre_and_radius()
+        kwargs = {
+            name: value.double() if isinstance(value, torch.Tensor) else value
+            for name, value in case.kwargs.items()
+        }
+
+        def product_of_rows(values, rows=rows, kwargs=kwargs):
+            return (rows * functional.layer_norm(values, **kwargs).unsqueeze(1)).flatten(2).sum(2)
+
+        gradient = torch.autograd.functional.jacobian(product_of_rows, middle)
+        gradient = torch.stack([gradient[place, :, place] for place in range(2)])
+        first = product_of_rows(middle) - (gradient.abs() * reach.unsqueeze(1)).flatten(2).sum(2)
+        slack.append((first - lowest(case, arguments, rows)).max())
+    assert slack[0] < 0.02
+    assert slack[1] < 0.02 * slack[0]
+
+
+def test_overflow_leaves_no_finite_bound_behind():
+    ends = torch.tensor([[1e200, -1e200, 0.0, 1.0]], dtype=torch.float64)
+    found = TABLE[nn.LayerNorm].interval(Interval(ends, ends), (4,))
+    assert torch.isnan(found.lower).all()
+    assert torch.isnan(found.upper).all()
+
+
+VALUE = Interval(torch.zeros(2, 6, 4), torch.ones(2, 6, 4))
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda: TABLE[nn.LayerNorm].interval(VALUE, (6,)), "normalized_shape"),
+        (lambda: TABLE[nn.LayerNorm].interval(VALUE, (2, 6, 4)), "normalized_shape"),
+        (
+            lambda: TABLE[nn.InstanceNorm2d].interval(VALUE, torch.zeros(6), torch.ones(6)),
+            "running statistics",
+        ),
+    ],
+)
+def test_a_call_that_a_rule_does_not_know_is_refused(call, words):
+    with pytest.raises(Unsupported, match=words):
+        call()

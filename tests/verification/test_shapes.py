@@ -1,0 +1,354 @@
+"""Operators that pick, cut, move, repeat, surround or resize are bounded exactly."""
+
+from __future__ import annotations
+
+from operator import getitem
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+from pytest_triguard import Classifier, verification
+from pytest_triguard.errors import ModelError
+from pytest_triguard.verification.intervals import Ball, Interval
+from pytest_triguard.verification.operators import TABLE, Unsupported
+from tests.verification.enclosures import (
+    RADII,
+    Case,
+    box,
+    call,
+    check_evaluation,
+    check_interval,
+    check_point,
+    check_relaxation,
+    exact,
+)
+
+Tensor = torch.Tensor
+SHAPE = ((4, 3, 5),)
+MOVED = {
+    "slice": Case(getitem, getitem, SHAPE, args=((slice(None), slice(1, None, 2)),)),
+    "first": Case(getitem, getitem, SHAPE, args=((slice(None), 0),)),
+    "last of each": Case(getitem, getitem, SHAPE, args=((..., -1),)),
+    "new dimension": Case(getitem, getitem, SHAPE, args=((slice(None), None, ..., 2),)),
+    "chunk": Case("chunk", Tensor.chunk, SHAPE, {"chunks": 3, "dim": 1}),
+    "split": Case(torch.split, torch.split, SHAPE, {"split_size_or_sections": [2, 3], "dim": -1}),
+    "split into equals": Case(
+        torch.split, torch.split, SHAPE, {"split_size_or_sections": 2, "dim": 3}
+    ),
+    "tensor split": Case("tensor_split", Tensor.tensor_split, SHAPE, {"dim": 3}, args=(2,)),
+    "unbind": Case("unbind", Tensor.unbind, SHAPE, {"dim": 2}),
+    "select": Case("select", Tensor.select, SHAPE, {"dim": 3, "index": -2}),
+    "narrow": Case("narrow", Tensor.narrow, SHAPE, {"dim": 3, "start": 1, "length": 2}),
+    "movedim": Case("movedim", Tensor.movedim, SHAPE, {"source": 1, "destination": -1}),
+    "unflatten": Case("unflatten", Tensor.unflatten, SHAPE, {"dim": 1, "sizes": (2, 2)}),
+    "roll": Case("roll", Tensor.roll, SHAPE, {"shifts": (1, -2), "dims": (1, 3)}),
+    "flip": Case("flip", Tensor.flip, SHAPE, args=((1, 3),)),
+    "expand": Case("expand", Tensor.expand, ((1, 4, 3, 5),), args=(-1, 6, 4, 3, 5)),
+    "repeat": Case("repeat", Tensor.repeat, SHAPE, args=(1, 2, 1, 3)),
+    "shuffle": Case(
+        functional.pixel_shuffle, functional.pixel_shuffle, SHAPE, {"upscale_factor": 2}
+    ),
+    "unshuffle": Case(
+        functional.pixel_unshuffle,
+        functional.pixel_unshuffle,
+        ((3, 4, 6),),
+        {"downscale_factor": 2},
+    ),
+    "channels": Case(functional.channel_shuffle, functional.channel_shuffle, SHAPE, {"groups": 2}),
+    "zeros": Case(functional.pad, functional.pad, SHAPE, {"pad": (1, 2, 0, 3)}),
+    "ones": Case(functional.pad, functional.pad, SHAPE, {"pad": (1, -2), "value": 1.5}),
+    "reflected": Case(
+        functional.pad, functional.pad, SHAPE, {"pad": (2, 1, 1, 2), "mode": "reflect"}
+    ),
+    "replicated": Case(
+        functional.pad, functional.pad, SHAPE, {"pad": (2, 1, 3, 2), "mode": "replicate"}
+    ),
+    "nearest": Case(functional.interpolate, functional.interpolate, SHAPE, {"size": (7, 3)}),
+    "nearest exact": Case(
+        functional.interpolate,
+        functional.interpolate,
+        SHAPE,
+        {"scale_factor": 1.7, "mode": "nearest-exact"},
+    ),
+}
+MIXED = {
+    "bilinear": Case(
+        functional.interpolate,
+        functional.interpolate,
+        SHAPE,
+        {"size": (7, 3), "mode": "bilinear", "align_corners": False},
+    ),
+    "bilinear at corners": Case(
+        functional.interpolate,
+        functional.interpolate,
+        SHAPE,
+        {"scale_factor": (2.5, 1.3), "mode": "bilinear", "align_corners": True},
+    ),
+    "area": Case(
+        functional.interpolate, functional.interpolate, SHAPE, {"size": (2, 3), "mode": "area"}
+    ),
+    "sum": Case("sum", Tensor.sum, SHAPE, {"dim": (1, 3)}),
+    "sum kept": Case(torch.sum, torch.sum, SHAPE, {"dim": -1, "keepdim": True}),
+    "transposed convolution": Case(
+        functional.conv_transpose2d,
+        functional.conv_transpose2d,
+        SHAPE,
+        {
+            "weight": torch.randn(4, 3, 3, 2, generator=torch.Generator().manual_seed(0)),
+            "bias": torch.randn(6, generator=torch.Generator().manual_seed(1)),
+            "stride": (2, 3),
+            "padding": (1, 0),
+            "output_padding": (1, 2),
+            "groups": 2,
+            "dilation": (2, 1),
+        },
+    ),
+    "plain transposed convolution": Case(
+        functional.conv_transpose2d,
+        functional.conv_transpose2d,
+        SHAPE,
+        {"weight": torch.randn(4, 2, 3, 3, generator=torch.Generator().manual_seed(2))},
+    ),
+    "padding past the stride": Case(
+        functional.conv_transpose2d,
+        functional.conv_transpose2d,
+        SHAPE,
+        {
+            "weight": torch.randn(4, 2, 2, 2, generator=torch.Generator().manual_seed(2)),
+            "dilation": 3,
+            "output_padding": 2,
+        },
+    ),
+}
+
+
+CASES = MOVED | MIXED
+names = pytest.mark.parametrize("name", CASES)
+dtypes = pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+
+
+@names
+@dtypes
+def test_every_result_is_in_the_interval(name, dtype):
+    for radius in RADII:
+        check_interval(CASES[name], radius, dtype)
+
+
+@names
+@dtypes
+def test_carried_rows_hold(name, dtype):
+    for radius in RADII:
+        check_relaxation(CASES[name], radius, dtype)
+
+
+@names
+def test_a_point_is_its_own_bound(name):
+    check_point(CASES[name], 1e-12)
+
+
+@pytest.mark.parametrize("name", MIXED)
+def test_the_module_in_float32_is_within_the_stated_error(name):
+    for radius in RADII:
+        check_evaluation(CASES[name], radius)
+
+
+@pytest.mark.parametrize("name", MOVED)
+def test_what_only_moves_rounds_nothing(name):
+    """Bounds are those of the elements, to the last bit, and the module rounds nothing either."""
+    case = MOVED[name]
+    arguments = box(case, 0.3, torch.float32)
+    for bounds, lower, upper in zip(
+        call(case, "interval", arguments),
+        exact(case, [arguments[0].lower.double()]),
+        exact(case, [arguments[0].upper.double()]),
+        strict=True,
+    ):
+        assert torch.equal(bounds.lower.double(), lower)
+        assert torch.equal(bounds.upper.double(), upper)
+    check_evaluation(case, 0.3)
+
+
+@names
+def test_linear_operators_are_exact(name):
+    """Both ends of every element are reached, by its interval and by its relaxation."""
+    case = CASES[name]
+    arguments = box(case, 0.3, torch.float64)
+    lower, upper = arguments[0].lower, arguments[0].upper
+    zero = torch.zeros_like(lower[:1])
+    for number, (bounds, step) in enumerate(
+        zip(call(case, "interval", arguments), call(case, "relaxation", arguments), strict=True)
+    ):
+        size = bounds.shape[1:].numel()
+        jacobian = torch.autograd.functional.jacobian(
+            lambda value, number=number: exact(case, [value])[number].flatten(), zero
+        ).view(size, *lower.shape[1:])
+        start = exact(case, [zero])[number].flatten()
+        least = torch.where(jacobian > 0, lower.unsqueeze(1), upper.unsqueeze(1))
+        least = (jacobian * least).flatten(2).sum(2) + start
+        assert torch.allclose(bounds.lower.flatten(1), least, atol=1e-12)
+        rows = torch.eye(size, dtype=torch.float64).view(1, size, *bounds.shape[1:])
+        carried, constant = step.back(rows.expand(2, *rows.shape[1:]))
+        assert torch.allclose(carried[0][1], jacobian.expand(2, *jacobian.shape), atol=1e-14)
+        constant = torch.zeros(2, size, dtype=torch.float64) if constant is None else constant
+        assert torch.allclose(constant, start.expand(2, size), atol=1e-13)
+
+
+@pytest.mark.parametrize("norm", ["l2", "l1"])
+@pytest.mark.parametrize(
+    "name", ["plain transposed convolution", "transposed convolution", "padding past the stride"]
+)
+def test_a_transposed_convolution_over_a_ball_holds(name, norm):
+    """Sampled points of the ball, single coordinates among them, where an L1 ball reaches."""
+    case = MIXED[name]
+    generator = torch.Generator().manual_seed(6)
+    centre = torch.randn(2, *SHAPE[0], generator=generator, dtype=torch.float64)
+    scale = torch.rand(1, 4, 1, 1, generator=generator).double().expand(1, *SHAPE[0]) + 0.5
+    radius = torch.tensor([0.3, 2.0], dtype=torch.float64)
+    wide = torch.full_like(centre, 1e3)
+    found = call(case, "interval", [Interval(-wide, wide, Ball(centre, scale, radius, norm))])[0]
+    reached = torch.zeros((), dtype=torch.float64)
+    order = 2 if norm == "l2" else 1
+    for place in range(300):
+        step = torch.randn(centre.shape, generator=generator, dtype=torch.float64)
+        if place % 2:
+            step = step * (torch.rand(step[0].numel(), generator=generator).argsort() == 0).view(
+                step.shape[1:]
+            )
+        length = torch.linalg.vector_norm(step.flatten(1), ord=order, dim=1)
+        step = step * (radius / length).view(2, 1, 1, 1)
+        value = exact(case, [centre + scale * step])[0]
+        assert (found.lower <= value + 1e-12).all()
+        assert (found.upper >= value - 1e-12).all()
+        reach = (value - (found.lower + found.upper) / 2).abs() / (found.upper - found.lower)
+        reached = torch.maximum(reached, 2 * reach.max())
+    assert reached > 0.5
+
+
+class Body(nn.Module):
+    def __init__(self, middle):
+        super().__init__()
+        torch.manual_seed(0)
+        self.first = nn.Linear(12, 24)
+        self.last = nn.LazyLinear(3)
+        self.middle = middle
+
+    def forward(self, inputs):
+        hidden = self.first(inputs.flatten(1)).view(-1, 4, 2, 3)
+        return self.last(self.middle(hidden).flatten(1))
+
+
+def halves(x):
+    first, second = x.chunk(2, 1)
+    return first * second
+
+
+def every_row(x):
+    one, two = x.unbind(2)
+    return torch.stack([one, two, one - two], dim=2)
+
+
+class Token(nn.Module):
+    """Puts a learnt row in front of all others, as vision transformers do."""
+
+    def __init__(self):
+        super().__init__()
+        self.token = nn.Parameter(torch.tensor([[[0.5, -1.0, 2.0]]]))
+
+    def forward(self, hidden):
+        rows = hidden.flatten(1, 2)
+        token = self.token.expand(rows.shape[0], -1, -1)
+        return torch.cat([token, rows], dim=1)[:, 0:3].add(0.1).relu()
+
+
+MIDDLES = {
+    "halves": halves,
+    "every row": every_row,
+    "class token": Token(),
+    "expanded": lambda x: x[:, :1].expand_as(x) + x,
+    "normalised": lambda x: functional.normalize(x + 3, dim=1),
+    "added product": lambda x: torch.baddbmm(
+        x[:, 0], x[:, 1], x[:, 2].transpose(1, 2) @ x[:, 3], alpha=0.5
+    ),
+    "resized": lambda x: functional.interpolate(x, scale_factor=2, mode="bilinear"),
+    "dropout": lambda x: functional.dropout2d(x, 0.5, training=False),
+    "quotient": lambda x: x[:, :2] / (1.5 + x[:, 2:].square()),
+}
+
+
+def module_of(name):
+    module = Body(MIDDLES[name]).eval()
+    module.double()(torch.zeros(1, 3, 2, 2, dtype=torch.float64))
+    return module.double()
+
+
+@pytest.mark.parametrize("method", ["ibp", "crown_ibp", "crown"])
+@pytest.mark.parametrize("name", MIDDLES)
+def test_networks_that_take_values_apart_are_bounded(name, method):
+    module = module_of(name)
+    clean = torch.rand(2, 3, 2, 2, generator=torch.Generator().manual_seed(1)).double()
+    for eps in (0.0, 0.05):
+        low, high = verification.bounds(Classifier(module), clean - eps, clean + eps, method=method)
+        noise = torch.rand(50, *clean.shape, generator=torch.Generator().manual_seed(2)).double()
+        with torch.no_grad():
+            logits = module((clean + eps * (2 * noise.round() - 1)).flatten(0, 1)).view(50, 2, 3)
+        assert (logits >= low - 1e-12).all()
+        assert (logits <= high + 1e-12).all()
+        assert eps or ((high - low) < 1e-11).all()
+
+
+VALUE = Interval(torch.zeros(2, 3, 4, 4), torch.ones(2, 3, 4, 4))
+
+
+@pytest.mark.parametrize(
+    ("key", "arguments", "words"),
+    [
+        (getitem, (0,), "picks samples"),
+        (getitem, ((slice(0, 1), 2),), "picks samples"),
+        (getitem, (None,), "picks samples"),
+        (getitem, ((..., 0, 0, 0, 0),), "picks samples"),
+        (getitem, ((slice(None), torch.tensor([0])),), "index of type Tensor"),
+        ("chunk", (2,), "taken apart"),
+        ("split", (1,), "taken apart"),
+        ("unbind", (), "taken apart"),
+        ("select", (-4, 0), "taken apart"),
+        ("roll", (1,), "moved"),
+        ("roll", (1, 0), "moved"),
+        ("flip", (-4,), "moved"),
+        ("repeat", (2, 1, 1, 1), "repeated"),
+        (functional.pad, ((0, 0, 0, 0, 0, 0, 1, 0),), "padding of samples"),
+        (functional.interpolate, ((8, 8), None, "bicubic"), "mode='bicubic'"),
+        (functional.interpolate, ((8, 8), None, "bilinear", False, None, True), "antialias=True"),
+        ("sum", (), "over the samples"),
+    ],
+)
+def test_a_call_that_a_rule_does_not_know_is_refused(key, arguments, words):
+    with pytest.raises(Unsupported, match=words):
+        TABLE[key].interval(VALUE, *arguments)
+
+
+def test_a_transposed_convolution_of_an_unbatched_image_is_refused():
+    value = Interval(torch.zeros(2, 3, 4), torch.ones(2, 3, 4))
+    with pytest.raises(Unsupported, match="a value of 3 dimensions"):
+        TABLE[nn.ConvTranspose2d].interval(value, torch.ones(2, 1, 2, 2))
+
+
+def test_stochastic_depth_is_nothing_in_evaluation_mode():
+    ops = pytest.importorskip("torchvision.ops")
+    module = nn.Sequential(nn.Flatten(), ops.StochasticDepth(0.5, "row"), nn.Linear(12, 3)).eval()
+    clean = torch.rand(2, 3, 2, 2)
+    with torch.no_grad():
+        logits = module(clean)
+    low, high = verification.bounds(Classifier(module), clean, clean, method="ibp")
+    assert torch.allclose(low.float(), logits, atol=1e-5)
+    assert torch.allclose(high.float(), logits, atol=1e-5)
+
+
+def test_an_unknown_mode_is_named_with_its_operator():
+    module = nn.Sequential(
+        nn.Upsample(scale_factor=2, mode="bicubic"), nn.Flatten(), nn.Linear(48, 3)
+    )
+    clean = torch.rand(1, 3, 2, 2)
+    with pytest.raises(ModelError, match=r"Upsample in module '0' is not covered: mode='bicubic'"):
+        verification.bounds(Classifier(module), clean, clean, method="ibp")
