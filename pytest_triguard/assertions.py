@@ -29,6 +29,7 @@ from pytest_triguard.gate import check_threshold
 from pytest_triguard.measurement import Measurement
 from pytest_triguard.running import Run
 from pytest_triguard.validation import describe, whole
+from pytest_triguard.verification import Budget
 
 __all__ = [
     "assert_accuracy",
@@ -126,7 +127,7 @@ def assert_verified(
     at_least: float,
     norm: str = "linf",
     method: str = "auto",
-    budget: float | None = None,
+    budget: float | Budget | None = None,
     **options: Unpack[CheckOptions],
 ) -> Measurement:
     """Assert that enough samples are proven to keep their label in a ball around them.
@@ -140,7 +141,7 @@ def assert_verified(
         at_least: Smallest share of proven samples, in [0, 1].
         norm: `"linf"`, `"l2"` or `"l1"`.
         method: A verification method; `"auto"` tries the cheap ones first.
-        budget: Seconds per sample, or None for the session's.
+        budget: Seconds per sample, a `verification.Budget`, or None for the session's.
         **options: See `CheckOptions`.
 
     Returns:
@@ -154,10 +155,10 @@ def assert_verified(
     __tracebackhide__ = True
     check = Check.begin(assert_verified, options)
     threshold = check_threshold(at_least, low=0, high=1, name="at_least")
-    seconds = check.settings.budget if budget is None else budget
+    given = check.settings.budget if budget is None else budget
     with check.running(classifier, inputs, labels, needs_labels=True) as run:
         finding = measure_verified(
-            run, eps=eps, norm=norm, method=method, budget=seconds, seed=check.seed
+            run, eps=eps, norm=norm, method=method, budget=given, seed=check.seed
         )
         return check.rate(finding, ">=", threshold)
 

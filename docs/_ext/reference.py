@@ -28,7 +28,7 @@ from sphinx.util.docutils import SphinxDirective
 
 import pytest_triguard
 from pytest_triguard import verification
-from pytest_triguard.verification.methods import BOUNDS, PLANS
+from pytest_triguard.verification.methods import BOUNDS, FALSIFIERS, STAGES
 
 SCHEMA_FILE = "report.schema.json"
 """Stands beside the page that describes it."""
@@ -130,15 +130,18 @@ class Verifiers(Generated):
     def lines(self) -> Iterator[str]:
         """Yield one section per method."""
         for name in verification.names():
-            plan = PLANS[name]
-            bound = _class_of(BOUNDS, plan.bound)
+            stages = STAGES[name]
             yield from ("", f"## `{name}`", "")
-            if plan.falsifier is not None:
-                yield f"Stages: clean prediction, the bound `{plan.bound}`, the attack"
-                yield f"`{plan.falsifier}`, each on the samples that are still open."
+            told = [
+                f"the {'attack' if each in FALSIFIERS else 'bound'} `{each}`" for each in stages
+            ]
+            if len(stages) > 1:
+                yield f"Stages: clean prediction, {', '.join(told)},"
+                yield "each on the samples that are still open."
             else:
-                yield f"Stages: clean prediction, then the bound `{plan.bound}`. No attack is run."
-                yield from ("", *_method(bound))
+                yield f"Stages: clean prediction, then {told[0]}. No attack is run."
+            if name in stages:
+                yield from ("", *_method(_class_of(BOUNDS, name)))
 
 
 class Schema(Generated):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 from typing import Any
 
@@ -20,24 +20,32 @@ from pytest_triguard.checks.finding import (
 )
 from pytest_triguard.engine.equality import fingerprint
 from pytest_triguard.running import Run
-from pytest_triguard.verification import SampleVerdict, Stage, Tally, verify_stream
+from pytest_triguard.verification import Budget, SampleVerdict, Stage, Tally, verify_stream
 from pytest_triguard.verification.cascade import ATTACK_STEPS
+from pytest_triguard.verification.verifier import limits
 
 _VALUES = {"proven": 1.0, "falsified": 0.0, "unknown": np.nan, "unsupported": np.nan}
 _BADNESS = {"falsified": 3.0, "unsupported": 2.0, "unknown": 1.0}
 
 
 def measure_verified(
-    run: Run, *, eps: float | Tensor, norm: str, method: str, budget: float | None, seed: int
+    run: Run,
+    *,
+    eps: float | Tensor,
+    norm: str,
+    method: str,
+    budget: float | Budget | None,
+    seed: int,
 ) -> Finding:
     """Measure which samples are proven to keep their label in a ball around them."""
     run.require_one_each("eps", eps)
     run.tune(ATTACK_STEPS)
+    spent = limits(method, budget)
     columns, worst, tally = Columns(), Worst(), Tally()
     statuses: Counter[str] = Counter()
     reasons: Counter[str] = Counter()
     for decision in verify_stream(
-        run.model, run.samples, eps=eps, norm=norm, method=method, budget=budget, seed=seed
+        run.model, run.samples, eps=eps, norm=norm, method=method, budget=spent, seed=seed
     ):
         tally.add(decision)
         columns.add(
@@ -63,12 +71,12 @@ def measure_verified(
         undefined=0,
         unknown=unknown,
         subject="no class but the label in the " + describe_ball(eps, norm, run.samples.bounds),
-        method=_budgeted(method, budget, seed, tally.stages, reasons),
+        method=_budgeted(method, spent, seed, tally.stages, reasons),
         parameters={
             "method": method,
             "eps": fingerprint(eps) if isinstance(eps, Tensor) else float(eps),
             "norm": norm,
-            "budget": budget,
+            "budget": asdict(budget) if isinstance(budget, Budget) else budget,
             "arithmetic": "real",
             "seed": seed,
         },
@@ -113,12 +121,12 @@ def _counterexample(verdict: SampleVerdict, eps: float | Tensor, norm: str) -> C
 
 def _budgeted(
     method: str,
-    budget: float | None,
+    budget: Budget,
     seed: int,
     stages: tuple[Stage, ...],
     reasons: Counter[str],
 ) -> str:
-    """Return the stages in words: what each looked at and decided, and why samples stay open."""
+    """Return the stages in words: what each decided, in which time, and why samples stay open."""
     steps = []
     for stage in stages:
         decided = [
@@ -126,7 +134,9 @@ def _budgeted(
             for count, what in ((stage.proven, "proven"), (stage.falsified, "falsified"))
             if count
         ]
-        steps.append(f"{stage.name} {stage.samples} -> {', '.join(decided) or 'none'}")
-    limit = "no time limit" if budget is None else f"{budget:g} s per sample"
+        found = " and ".join(decided) or "none"
+        again = f" ({stage.retried} again in float64)" if stage.retried else ""
+        steps.append(f"{stage.name} {stage.samples}{again} -> {found} in {stage.seconds:.2g} s")
     why = "".join(f"; {count} {reason}" for reason, count in reasons.most_common(2))
-    return f"{method}: {', '.join(steps)}; real arithmetic, {limit}, seed {seed}{why}"
+    spent = f"real arithmetic, {budget.describe()}, seed {seed}"
+    return f"{method}: {', '.join(steps)}; {spent}{why}"

@@ -3,8 +3,21 @@
 from __future__ import annotations
 
 from pytest_triguard.verification.budget import Budget
+from pytest_triguard.verification.certificate import (
+    Certificate,
+    read_certificates,
+    write_certificates,
+)
+from pytest_triguard.verification.curve import CertifiedAccuracy, CurvePoint
 from pytest_triguard.verification.gradient_bounds import gradient_bounds
 from pytest_triguard.verification.methods import names
+from pytest_triguard.verification.proof_tree import ProofTree
+from pytest_triguard.verification.radius import (
+    CertifiedRadius,
+    certified_accuracy,
+    certified_radius,
+)
+from pytest_triguard.verification.recheck import Recheck, recheck
 from pytest_triguard.verification.result import (
     Decision,
     SampleVerdict,
@@ -19,7 +32,13 @@ from pytest_triguard.verification.verifier import bounds, verify, verify_stream
 
 __all__ = [
     "Budget",
+    "Certificate",
+    "CertifiedAccuracy",
+    "CertifiedRadius",
+    "CurvePoint",
     "Decision",
+    "ProofTree",
+    "Recheck",
     "SampleVerdict",
     "SmoothedMapCertificate",
     "Stage",
@@ -27,10 +46,15 @@ __all__ = [
     "Tally",
     "VerificationResult",
     "bounds",
+    "certified_accuracy",
+    "certified_radius",
     "certify_smoothgrad",
     "gradient_bounds",
     "names",
+    "read_certificates",
+    "recheck",
     "saliency_drift_bound",
     "verify",
     "verify_stream",
+    "write_certificates",
 ]

@@ -14,8 +14,10 @@ from pytest_triguard.verification.ibp import interval_margin
 from pytest_triguard.verification.intervals import Interval
 from pytest_triguard.verification.methods import Effort, Margins
 from pytest_triguard.verification.network import Network
+from pytest_triguard.verification.relaxations import Tunable
 from pytest_triguard.verification.specification import Rows
-from pytest_triguard.verification.substitution import Substitution, Tuning, plainly
+from pytest_triguard.verification.substitution import Substitution, Tuning
+from pytest_triguard.verification.windows import Windowed
 
 RATE = 0.25
 """Step of the optimiser, in shares."""
@@ -83,47 +85,58 @@ class Ascent:
 
     steps: int
 
-    def __call__(self, walk: Substitution, key: Hashable, rows: Tensor) -> Tensor:
-        """Return lower bounds of rows `(N, S, *shape)` on a value, `(N, S)`."""
+    def __call__(self, walk: Substitution, key: Hashable, rows: Tensor | Windowed) -> Tensor:
+        """Return lower bounds of rows on a value, `(N, S)`."""
         return self.best(walk, key, rows)[0]
 
     def best(
-        self, walk: Substitution, key: Hashable, rows: Tensor
+        self, walk: Substitution, key: Hashable, rows: Tensor | Windowed
     ) -> tuple[Tensor, dict[Hashable, Tensor]]:
         """Return the bounds, and the choices that led to each."""
-        choices = start(walk, key, rows.shape[1])
+        seen: dict[Hashable, Tensor | Windowed] = {}
+        best = walk.lowest(key, rows, Tuning(seen=seen))
+        choices = {
+            each: _start(tunable, seen[each])
+            for each, (tunable, _) in walk.tunable(key).items()
+            if each in seen
+        }
         if not choices:
-            return plainly(walk, key, rows), {}
+            return best, {}
         kept = {each: values.detach().clone() for each, values in choices.items()}
         optimiser = torch.optim.Adam(choices.values(), lr=RATE, maximize=True)
-        best = torch.full(rows.shape[:2], -torch.inf, dtype=rows.dtype, device=rows.device)
-        for step in range(self.steps + 1):
+        with torch.enable_grad():
+            found = walk.lowest(key, rows, Tuning(choices))
+        for _ in range(self.steps):
+            ascend(optimiser, found)
             with torch.enable_grad():
                 found = walk.lowest(key, rows, Tuning(choices))
             better = found.detach() > best
             best = torch.where(better, found.detach(), best)
             for each, values in choices.items():
                 kept[each] = torch.where(wide(better, values), values.detach(), kept[each])
-            if step == self.steps or not found.requires_grad:
-                break
-            ascend(optimiser, found)
         return best, kept
 
 
 def wide(mask: Tensor, values: Tensor) -> Tensor:
-    """Return an `(N, S)` mask shaped to go with `(N, S, *shape)`."""
-    return mask.view(*mask.shape, *[1] * (values.ndim - 2))
+    """Return a mask over rows, `(N, S)`, shaped to go with `(N, S, *shape)` or windows."""
+    lead = 2 if values.shape[:2] == mask.shape else 3
+    return mask.view(*values.shape[:lead], *[1] * (values.ndim - lead))
 
 
-def start(walk: Substitution, key: Hashable, rows: int) -> dict[Hashable, Tensor]:
-    """Return the choices that a value rests on, at their start, `(N, S, *shape)` each."""
-    return {
-        each: tunable.start.detach()
-        .unsqueeze(1)
-        .repeat(1, rows, *[1] * (tunable.start.ndim - 1))
-        .requires_grad_()
-        for each, (tunable, _) in walk.tunable(key).items()
-    }
+def _start(tunable: Tunable, rows: Tensor | Windowed) -> Tensor:
+    """Return the choices at their start for rows on the operator's result."""
+    if isinstance(rows, Windowed) and rows.grid.pays:
+        start = rows.grid.cut(tunable.start).unsqueeze(2)
+        start = start.expand(*start.shape[:2], rows.rows.shape[2], *start.shape[3:])
+    else:
+        count = _rows(rows)
+        start = tunable.start.unsqueeze(1).expand(-1, count, *tunable.start.shape[1:])
+    return start.detach().clone().requires_grad_()
+
+
+def _rows(rows: Tensor | Windowed) -> int:
+    """Return the number of rows of a sample."""
+    return rows.rows.shape[1:3].numel() if isinstance(rows, Windowed) else rows.shape[1]
 
 
 def ascend(optimiser: torch.optim.Optimizer, found: Tensor) -> None:

@@ -23,6 +23,7 @@ from pytest_triguard.verification.network import Network
 from pytest_triguard.verification.proof_tree import ProofTree, started
 from pytest_triguard.verification.specification import Rows
 from pytest_triguard.verification.substitution import INPUT, Substitution, Tuning, plainly
+from pytest_triguard.verification.windows import Windowed, whole
 
 _RATE = 0.1
 """Step of the optimiser for the multipliers, relative to the size of a row."""
@@ -247,7 +248,7 @@ class ReluSplits:
         best = torch.full_like(domains.bound, -torch.inf)
         kept = multipliers.detach().clone()
         threshold, steps = self.threshold[owner], self.effort.budget.steps
-        seen: dict[Hashable, Tensor] = {}
+        seen: dict[Hashable, Tensor | Windowed] = {}
         for step in range(steps + 1):
             with torch.enable_grad():
                 extra = self._multiplied(walk, domains, multipliers)
@@ -259,7 +260,7 @@ class ReluSplits:
             if step == steps or not found.requires_grad or bool((best > threshold).all()):
                 break
             ascend(optimiser, found)
-        return best, kept, {key: each.detach() for key, each in seen.items()}
+        return best, kept, {key: whole(each).detach() for key, each in seen.items()}
 
     def _next(self, walk: Substitution, seen: dict[Hashable, Tensor]) -> Tensor:
         """Return the ReLU whose relaxation costs the bound most, `(D,)`, or -1 for none."""
@@ -348,7 +349,7 @@ def linear_form(walk: Substitution, key: Hashable, rows: Tensor) -> tuple[Tensor
     constant = sum(constants, rows.new_zeros(1, 1)).view(())
     if on_inputs is None:
         return walk.region.lower.new_zeros(walk.region.lower.numel()), constant
-    return on_inputs.flatten(), constant
+    return whole(on_inputs).flatten(), constant
 
 
 def minimiser(region: Interval, rows: Tensor) -> Tensor:

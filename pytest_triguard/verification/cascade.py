@@ -105,6 +105,7 @@ class Cascade:
         self.first = BOUNDS.get(_FIRST) if stages[:1] == (_FIRST,) else None
         self.later = stages if self.first is None else stages[1:]
         self.network: Network | None = None
+        self.own_dtype = False
         self.refusal = ""
 
     def decide(self, batches: Iterable[Batch]) -> Iterator[Decision]:
@@ -143,6 +144,7 @@ class Cascade:
             self.refusal = str(refusal)
         else:
             self.network = network
+            self.own_dtype = self.specification.fits(network.given)
 
     # --- first stages: prediction and intervals -------------------------------------------------
 
@@ -154,12 +156,13 @@ class Cascade:
         parts = self.model.chunk.attempt(
             lambda part: self._judged(block.rows(part), stages), len(block)
         )
-        verdicts = judging.verdicts(
-            block,
-            torch.cat(parts, dim=1).tolist(),
-            "" if self.first is None else self.first.name,
-            self.refusal,
-        )
+        *columns, again = torch.cat(parts, dim=1).tolist()
+        name = "" if self.first is None else self.first.name
+        verdicts = judging.verdicts(block, columns, name, self.refusal)
+        left_open = [each.status == "unknown" for each in verdicts]
+        places = [place for place, each in enumerate(left_open) if each and again[place]]
+        if places:
+            verdicts = self._again(block, verdicts, places, stages[1])
         for stage in stages:
             stage.count(verdicts)
         left = _Open(block, verdicts, 0.0).left(verdicts, sum(stage.seconds for stage in stages))
@@ -169,7 +172,7 @@ class Cascade:
 
     @torch.no_grad()
     def _judged(self, block: Batch, stages: list[Stage]) -> Tensor:
-        """Return code, margin, slack and label of each sample, `(4, n)`, in one host read."""
+        """Return code, margin, slack, label and whether to bound again, `(5, n)`, in one read."""
         with self._spending(stages[0]):
             logits = self.model.logits(block.inputs)
             rows = self._rows(block, logits)
@@ -178,15 +181,49 @@ class Cascade:
         if self.network is None:
             code = code + judging.UNSUPPORTED
         margin, slack = torch.full_like(code, -torch.inf), torch.full_like(code, torch.inf)
+        again = torch.zeros_like(code)
         if self.network is not None and self.first is not None:
+            network = self.network.own if self.own_dtype else self.network
             with self._spending(stages[1]):
                 region = self.region.around(self.model, block, self.network.dtype)
-                found = self.first.margins(self.network, region, rows, Effort())
-                code, margin, slack = judging.judge(self.network, found, rows, logits)
+                region = region.converted(network.dtype)
+                own = self.specification.of(block, logits.shape[1], network.dtype)
+                found = self.first.margins(network, region, own, Effort())
+                code, margin, slack = judging.judge(network, found, own, logits)
+                if network is not self.network:
+                    again = judging.worth_retrying(network, found, region, margin, slack)
                 self.model.passes.forward += found.forward
         code = torch.where(broken, judging.FALSIFIED, code)
-        labels = code if block.labels is None else block.labels.to(code.dtype)
-        return torch.stack([code, margin, slack, labels]).cpu()
+        labels = code if block.labels is None else block.labels
+        columns = [code, margin, slack, labels, again]
+        return torch.stack([each.to(margin.dtype) for each in columns]).cpu()
+
+    def _again(
+        self, block: Batch, known: list[SampleVerdict], places: list[int], stage: Stage
+    ) -> list[SampleVerdict]:
+        """Return verdicts after some samples were bounded again, in float64."""
+        stage.retried += len(places)
+        with self._spending(stage):
+            parts = self.model.chunk.attempt(
+                lambda part: self._exactly(block.pick(places[part])), len(places)
+            )
+        after = list(known)
+        for place, found in zip(places, torch.cat(parts, dim=1).T.tolist(), strict=True):
+            code, margin, slack = found
+            after[place] = judging.updated(known[place], int(code), margin, slack, stage.name)
+        return after
+
+    @torch.no_grad()
+    def _exactly(self, block: Batch) -> Tensor:
+        """Return code, margin and slack of each sample by the first bound in float64, `(3, n)`."""
+        if self.network is None or self.first is None:
+            raise TypeError("only what was bounded is bounded again")
+        logits = self.model.logits(block.inputs)
+        rows = self._rows(block, logits)
+        region = self.region.around(self.model, block, self.network.dtype)
+        found = self.first.margins(self.network, region, rows, Effort())
+        self.model.passes.forward += found.forward
+        return torch.stack(judging.judge(self.network, found, rows, logits)).cpu()
 
     def _rows(self, block: Batch, logits: Tensor) -> Rows:
         return self.specification.of(block, logits.shape[1], rows_dtype(self.network, logits))

@@ -21,8 +21,9 @@ _ROWS = 16
 _DECIDES = 1e-3
 """Share of the largest logit above which no slack decides."""
 
-HELD = 2**23
-"""Elements of rows held at a time: memory is a few times that, whatever the network."""
+HELD = 2**21
+"""Elements of rows held at a time: memory is a few times that, whatever the network. Blocks of this
+size are used again by the allocator of a host, where larger ones are mapped anew each time."""
 
 
 @dataclass(frozen=True)
@@ -92,4 +93,9 @@ def slack_logits(walk: Substitution, margin: Tensor) -> Interval:
     """
     size = magnitude(walk.logits).amax(1)
     decides = (margin > 0) & (margin < _DECIDES * size)
-    return walk.tight_logits() if bool(decides.any()) else walk.logits
+    if not bool(decides.any()):
+        return walk.logits
+    tight, known, those = walk.tight_logits(), walk.logits, decides[:, None]
+    return Interval(
+        torch.where(those, tight.lower, known.lower), torch.where(those, tight.upper, known.upper)
+    )

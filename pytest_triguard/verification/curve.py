@@ -1,4 +1,4 @@
-"""Certified accuracy over eps: the shares of samples that are proven, and that are not falsified."""
+"""Certified accuracy over eps: which share of the samples is proven, and which not falsified."""
 
 from __future__ import annotations
 

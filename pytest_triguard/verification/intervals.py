@@ -33,29 +33,97 @@ class Ball:
     norm: BallNorm
 
 
-@dataclass(frozen=True, slots=True)
-class Interval:
-    """Bounds on a value, element by element.
+ROOM = 24
+"""Roundings that the radius of a product has to spare, for the operators that follow it."""
 
-    Attributes:
+
+class Interval:
+    """Bounds on a value, element by element: two ends, or a centre and a radius.
+
+    Products yield a centre and a radius, and sums, averages and scaling go on with them; monotone
+    functions want the ends. Either form is computed from the other where it is asked for.
+
+    Args:
         lower: `(N, ...)` lower bounds.
         upper: `(N, ...)` upper bounds.
         ball: A ball that holds the value too, or None.
+        positive: Whether the lower bounds are known to be at least zero, or NaN.
     """
 
-    lower: Tensor
-    upper: Tensor
-    ball: Ball | None = None
+    __slots__ = ("_centred", "_ends", "ball", "positive", "room")
+
+    def __init__(
+        self, lower: Tensor, upper: Tensor, ball: Ball | None = None, *, positive: bool = False
+    ) -> None:
+        self._ends: tuple[Tensor, Tensor] | None = (lower, upper)
+        self._centred: tuple[Tensor, Tensor] | None = None
+        self.ball = ball
+        self.positive = positive
+        self.room = 0
+
+    @classmethod
+    def around(cls, centre: Tensor, radius: Tensor, room: int) -> Interval:
+        """Return bounds given as a centre `(N, ...)` and a radius `(N, ...)`.
+
+        Args:
+            centre: The centre c.
+            radius: The radius r. Values x are so close to c that
+                `|x - c| (1 + room u) + room u |c| <= r`, u the unit roundoff, where c is finite.
+            room: At least 4, which pays for computing the ends.
+        """
+        value = cls.__new__(cls)
+        value._ends = None
+        value._centred = (centre, radius)
+        value.ball = None
+        value.positive = False
+        value.room = room
+        return value
+
+    @property
+    def lower(self) -> Tensor:
+        """Lower bounds, `(N, ...)`."""
+        return self._both()[0]
+
+    @property
+    def upper(self) -> Tensor:
+        """Upper bounds, `(N, ...)`."""
+        return self._both()[1]
+
+    def _both(self) -> tuple[Tensor, Tensor]:
+        if self._ends is None:
+            self._ends = self.fresh_ends()
+        return self._ends
+
+    def fresh_ends(self) -> tuple[Tensor, Tensor]:
+        """Return lower and upper bounds that may be overwritten."""
+        if self._ends is not None:
+            return self._ends[0].clone(), self._ends[1].clone()
+        centre, radius = self.centre_and_radius()
+        return centre - radius, centre + radius
+
+    def _sides(self) -> tuple[Tensor, Tensor]:
+        if self._centred is None:
+            raise TypeError("an interval has ends, or a centre and a radius")
+        return self._centred
+
+    @property
+    def is_centred(self) -> bool:
+        """Whether only a centre and a radius are known so far."""
+        return self._ends is None
+
+    @property
+    def _known(self) -> Tensor:
+        return self._sides()[0] if self._ends is None else self._ends[0]
 
     @property
     def shape(self) -> torch.Size:
         """Shape of the value, samples first."""
-        return self.lower.shape
+        return self._known.shape
 
     @property
     def dtype(self) -> torch.dtype:
         """The dtype the bounds are computed in."""
-        return self.lower.dtype
+        return self._known.dtype
 
     @property
     def middle(self) -> Tensor:
@@ -63,23 +131,45 @@ class Interval:
         return (self.lower + self.upper) / 2
 
     def rearranged(self, change: Callable[[Tensor], Tensor]) -> Interval:
-        """Return the value after its elements were only moved."""
+        """Return the value after its elements were only moved, or zeros put beside them."""
+        if self._ends is None:
+            centre, radius = self._sides()
+            return Interval.around(change(centre), change(radius), self.room)
         ball = self.ball
         if ball is not None:
             scale = ball.scale.expand_as(ball.centre)
             ball = Ball(change(ball.centre), change(scale), ball.radius, ball.norm)
-        return Interval(change(self.lower), change(self.upper), ball)
+        lower, upper = self._ends
+        return Interval(change(lower), change(upper), ball, positive=self.positive)
 
     def monotone(self, function: Callable[[Tensor], Tensor]) -> Interval:
-        """Return the value after a function that never falls and that is computed exactly."""
-        return Interval(function(self.lower), function(self.upper))
+        """Return the value after a function that never falls and that is computed exactly.
+
+        The function keeps what is at least zero at least zero.
+        """
+        return Interval(function(self.lower), function(self.upper), positive=self.positive)
+
+    def converted(self, dtype: torch.dtype) -> Interval:
+        """Return bounds in another dtype; they are moved outward where that is a coarser one."""
+        if dtype == self.dtype:
+            return self
+        lower, upper = self.lower.to(dtype), self.upper.to(dtype)
+        if torch.finfo(dtype).bits > torch.finfo(self.dtype).bits:
+            ball = self.ball
+            if ball is not None:
+                ball = Ball(
+                    ball.centre.to(dtype), ball.scale.to(dtype), ball.radius.to(dtype), ball.norm
+                )
+            return Interval(lower, upper, ball, positive=self.positive)
+        ball = None if self.ball is None else _coarser(self.ball, dtype)
+        return Interval(rounding.down(lower, 1), rounding.up(upper, 1), ball)
 
     def widened(self, error: Tensor) -> Interval:
         """Return bounds that also hold what is off by up to an error, element by element."""
         error = error.to(self.dtype)
         ball = self.ball
         if ball is not None:
-            moved = torch.where(ball.scale > 0, error / ball.scale, torch.inf * error)
+            moved = torch.where(error > 0, error / ball.scale, 0 * error)
             added = lengths(moved.expand_as(ball.centre), ball.norm)
             growth = 1 + rounding.gamma(ball.centre[0].numel(), self.dtype)
             ball = Ball(ball.centre, ball.scale, (ball.radius + added) * growth, ball.norm)
@@ -87,12 +177,63 @@ class Interval:
         return Interval(rounding.down(lower, 1), rounding.up(upper, 1), ball)
 
     def centre_and_radius(self) -> tuple[Tensor, Tensor]:
-        """Return `c` and `r` such that every value is within `r` of `c`, whatever was rounded."""
+        """Return `c` and `r` such that every value is within `r` of `c`, whatever was rounded.
+
+        They are not to be overwritten.
+        """
+        if self._ends is None:
+            centre, radius = self._sides()
+            # Times nothing: a centre that overflowed makes the radius NaN, and so both ends.
+            return centre, torch.add(radius, centre, alpha=0)
         centre = (self.lower + self.upper).mul_(0.5)
         unit = rounding.roundoff(self.dtype)
         radius = (self.upper - self.lower).mul_(0.5 * (1 + 8 * unit))
         radius.add_(centre.abs(), alpha=4 * unit).add_(rounding.tiny(self.dtype))
         return centre, radius
+
+    def parts(self, share: float) -> tuple[Tensor, Tensor]:
+        """Return `c` and `r` such that `|x - c| + share |c| <= r (1 + 16 u)`, underflow aside.
+
+        An underflow costs less than four times the smallest normal number. The radius may be
+        overwritten.
+
+        Args:
+            share: At least 16 u.
+        """
+        if self._ends is None:
+            centre, radius = self._sides()
+            return centre, torch.add(radius, centre.abs(), alpha=share)
+        lower, upper = self._ends
+        centre = (lower + upper).mul_(0.5)
+        unit = rounding.roundoff(centre.dtype)
+        if self.positive:
+            # As |c| is c, one subtraction makes the radius and its share.
+            return centre, torch.sub(upper, centre, alpha=1 - (share + 8 * unit))
+        radius = torch.sub(upper, centre)
+        return centre, radius.add_(centre.abs(), alpha=share + 8 * unit)
+
+    def centred(self) -> tuple[Tensor, Tensor, int]:
+        """Return centre, radius and room as in `around`, underflow aside as in `parts`."""
+        if self._ends is None:
+            return *self._sides(), self.room
+        if self._centred is None:
+            unit = rounding.roundoff(self.dtype)
+            centre, radius = self.parts((4 * ROOM) * unit)
+            if not self.positive:
+                radius.mul_(1 + (2 * ROOM) * unit)
+            self._centred = centre, radius
+        return *self._centred, ROOM
+
+
+def _coarser(ball: Ball, dtype: torch.dtype) -> Ball:
+    """Return a ball in a coarser dtype that holds it; what its centre rounds widens its radius."""
+    centre, scale = ball.centre.to(dtype), ball.scale.to(dtype)
+    radius = rounding.up(ball.radius.to(dtype), 1)
+    error = rounding.up(centre.abs(), 1) - centre.abs()
+    moved = torch.where(error > 0, error / scale, 0 * error)
+    growth = 1 + rounding.gamma(centre[0].numel(), dtype)
+    radius = (radius + lengths(moved, ball.norm)) * growth
+    return Ball(centre, rounding.up(scale, 1), radius, ball.norm)
 
 
 def per_sample(values: Tensor, like: Tensor) -> Tensor:

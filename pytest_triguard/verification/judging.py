@@ -51,7 +51,7 @@ def judge(
     """
     slack = slack_of(network, found.logits, rows)
     finite = torch.isfinite(found.margin) & torch.isfinite(slack)
-    stray = outside(found.logits, logits)
+    stray = outside(network, found.logits, logits)
     code = torch.where(found.margin > slack, PROVEN, OPEN)
     code = torch.where(stray, STRAY, torch.where(finite, code, NOT_FINITE))
     known = finite & ~stray
@@ -74,6 +74,30 @@ def slack_of(network: Network, logits: Interval, rows: Rows) -> Tensor:
     if network.unit is not None:  # what the module rounds is in the bounds
         return 0 * largest
     return largest.clamp_min(1) * (SLACK[network.given] * max(1.0, rows.size / 2))
+
+
+def worth_retrying(
+    network: Network, found: Margins, region: Interval, margin: Tensor, slack: Tensor
+) -> Tensor:
+    """Return whether bounds in float64 might prove what these do not, `(n,)` bool.
+
+    They might where these are not finite, and where the margin is within reach of what was rounded:
+    that is to the width of the logits as the network's share of rounding is to the width of the
+    region. An estimate: it decides what is computed again, and proves nothing.
+
+    Args:
+        network: The captured module, in the dtype of the bounds.
+        found: What a bound found.
+        region: The inputs.
+        margin: Of each sample, `(n,)`.
+        slack: What it has to exceed.
+    """
+    size = torch.maximum(region.lower.abs(), region.upper.abs()).flatten(1).amax(1)
+    radius = (region.upper - region.lower).flatten(1).amax(1) / 2
+    width = (found.logits.upper - found.logits.lower).amax(1)
+    reach = 2 * network.share * size / radius * width
+    finite = torch.isfinite(margin) & torch.isfinite(slack)
+    return ~finite | ((margin <= slack) & ~(margin + reach < slack))
 
 
 def verdicts(

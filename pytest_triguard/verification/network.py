@@ -11,8 +11,11 @@ What the module computes from its weights alone is taken as the module computes 
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable
+from copy import copy
 from dataclasses import dataclass
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -23,10 +26,21 @@ from pytest_triguard.engine.devices import is_host, supports_float64
 from pytest_triguard.engine.model import Model
 from pytest_triguard.verification import rounding
 from pytest_triguard.verification.capture import Graph, capture
+from pytest_triguard.verification.float32 import refuse_other_arithmetic, refuse_other_dtype
 from pytest_triguard.verification.intervals import Interval
-from pytest_triguard.verification.operators import LINEAR, Rule, Unsupported, affine
+from pytest_triguard.verification.operators import (
+    BATCH_NORM,
+    CONV2D,
+    IDENTITY,
+    LINEAR,
+    Rule,
+    Unsupported,
+    scaling,
+)
+from pytest_triguard.verification.operators.affine import product_share
+from pytest_triguard.verification.operators.rule import Kept
 from pytest_triguard.verification.operators.shape import exact
-from pytest_triguard.verification.relaxations import Affine, Relaxation
+from pytest_triguard.verification.relaxations import Affine, Relaxation, magnitude
 
 FAITHFUL: dict[torch.dtype, float] = {torch.float32: 1e-3, torch.float64: 1e-8}
 """How far logits of the module and of the graph may differ, relative to the largest, and be the
@@ -34,6 +48,12 @@ same function: kernels for other batch sizes and dtypes do not agree to the last
 
 _COARSER = 10
 """How much further apart they may be on an accelerator, which may multiply in TF32."""
+
+_REACH = 2.0**96
+"""Magnitudes of float32 numbers that an operator of one argument can add up without overflow."""
+
+_KEPT = 2**30
+"""Bytes of converted weights that are kept from one walk to the next."""
 
 _QUERIES: dict[str, Callable[..., Any]] = {
     "size": lambda value, dim=None: value.shape if dim is None else value.shape[dim],
@@ -108,9 +128,12 @@ class Network:
 
     Raises:
         Unsupported: If the module cannot be captured, or computes in a dtype no slack is known for.
+        InputError: If it is to be bounded as it rounds, and does not compute in float32.
     """
 
     def __init__(self, model: Model, dtype: torch.dtype, *, rounded: bool = False) -> None:
+        if rounded:
+            refuse_other_dtype(dtype)
         if dtype not in FAITHFUL:
             raise Unsupported(f"the module computes in {dtype}; known are float32 and float64")
         self.model = model
@@ -122,6 +145,21 @@ class Network:
         self.nodes = self.graph.nodes
         self._normalization = _normalization(model, dtype, self.dtype)
         self._head = _head(self.graph)
+        self._norms = {} if rounded else _norms(self.graph)
+        self._steps: dict[fx.Node, tuple[Rule, dict[str, Any]]] = {}
+        self._kept: dict[tuple[fx.Node, bool], Any] = {}
+        self._left = _KEPT
+
+    @cached_property
+    def own(self) -> Network:
+        """The same network, bounded in the dtype that the module computes in."""
+        if self.dtype == self.given:
+            return self
+        own = copy(self)
+        own.dtype = self.given
+        own._normalization = _normalization(self.model, self.given, self.given)
+        own._kept, own._left = {}, _KEPT
+        return own
 
     @torch.no_grad()
     def enclose(self, inputs: Interval) -> Enclosure:
@@ -135,13 +173,18 @@ class Network:
         for node in self.nodes[:-1]:
             if node.op == "placeholder":
                 values[node] = self.normalized(inputs)
+            elif node in self._steps:
+                values[node] = self._repeated(node, values)
             else:
                 call = self.resolve(node, values)
-                values[node] = self.interval(call) if isinstance(call, Call) else call
-                if node is self._head and isinstance(call, Call):
-                    head = self.head(call)
+                if isinstance(call, Call):
+                    self._steps[node] = self._step(node, call.rule)
+                    call = self._repeated(node, values)
+                values[node] = call
+            if node is self._head:
+                head = self._head_of(node, values)
             if isinstance(values[node], Interval):
-                widest = max(widest, values[node].lower[0].numel())
+                widest = max(widest, values[node].shape[1:].numel())
             for over in self.graph.last_use[node]:
                 del values[over]
         self.widest = widest
@@ -151,19 +194,20 @@ class Network:
         """Return what the module sees of inputs in the user's space."""
         if self._normalization is None:
             return inputs
-        value = affine.scaled(inputs, *self._normalization)
+        value = scaling.scaled(inputs, *self._normalization)
         if self.unit is None:
             return value
-        return value.widened(affine.scaled_evaluation(inputs, *self._normalization, unit=self.unit))
+        moved = scaling.scaled_evaluation(inputs, *self._normalization, unit=self.unit)
+        return _in_range(value.widened(moved))
 
     def normalization(self, inputs: Interval) -> tuple[Relaxation, Tensor | None]:
         """Return the step from inputs to what the module sees, and what the module rounds in it."""
         if self._normalization is None:
             return Affine(inputs, lambda rows: rows), None
-        step = affine.scaled_relaxation(inputs, *self._normalization)
+        step = scaling.scaled_relaxation(inputs, *self._normalization)
         if self.unit is None:
             return step, None
-        return step, affine.scaled_evaluation(inputs, *self._normalization, unit=self.unit)
+        return step, scaling.scaled_evaluation(inputs, *self._normalization, unit=self.unit)
 
     def resolve(self, node: fx.Node, values: dict[fx.Node, Any]) -> Any:
         """Return the call that a node makes, or its value if that does not depend on the input.
@@ -194,12 +238,37 @@ class Network:
         Raises:
             Unsupported: If the rule does not cover the call.
         """
+        return self._interval(call.node, call.rule, call.bound.args, call.bound.kwargs)
+
+    def _interval(
+        self, node: fx.Node, rule: Rule, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        keep = {"keep": partial(self._keep, (node, "norm" in kwargs))} if rule.keeps else {}
         try:
-            value = call.rule.interval(*call.bound.args, **call.bound.kwargs)
+            value = rule.interval(*args, **kwargs, **keep)
         except Unsupported as error:
-            raise self._uncovered(call.node, error) from None
-        moved = self.evaluation(call)
-        return value if moved is None else value.widened(moved)
+            raise self._uncovered(node, error) from None
+        if self.unit is None:
+            return value
+        moved = self._evaluation(node, rule, args, kwargs)
+        return value if moved is None else _in_range(value.widened(moved))
+
+    def _step(self, node: fx.Node, rule: Rule) -> tuple[Rule, dict[str, Any]]:
+        """Return what a node that makes a call does in every walk: its rule and more arguments.
+
+        A batch normalisation of a convolution that nothing else reads is bounded as one product
+        with it, at the convolution; then there is nothing left to do for it.
+        """
+        given = self._read(rule, node)
+        if node in self._norms:
+            return rule, given | {"norm": self._read(BATCH_NORM, self._norms[node])}
+        return (IDENTITY, {}) if node in self._norms.values() else (rule, given)
+
+    def _repeated(self, node: fx.Node, values: dict[fx.Node, Any]) -> Any:
+        """Return bounds of the result of a call that was resolved before."""
+        rule, given = self._steps[node]
+        args, kwargs = map_arg((node.args, dict(node.kwargs)), values.__getitem__)
+        return self._interval(node, rule, args, kwargs | given)
 
     def evaluation(self, call: Call) -> Tensor | None:
         """Return how far the module's own result can be from the exact one, or None for not.
@@ -207,12 +276,17 @@ class Network:
         Raises:
             Unsupported: If that is not known.
         """
-        if self.unit is None or call.rule.evaluation is exact:
+        return self._evaluation(call.node, call.rule, call.bound.args, call.bound.kwargs)
+
+    def _evaluation(
+        self, node: fx.Node, rule: Rule, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Tensor | None:
+        if self.unit is None or rule.evaluation is exact:
             return None
-        if call.rule.evaluation is None:
-            where = self.graph.describe(call.node)
+        if rule.evaluation is None:
+            where = self.graph.describe(node)
             raise Unsupported(f"{where} has no bound on the rounding of the module that runs")
-        return call.rule.evaluation(*call.bound.args, **call.bound.kwargs, unit=self.unit)
+        return rule.evaluation(*args, **kwargs, unit=self.unit)
 
     def relaxation(self, call: Call) -> Any:
         """Return a linear enclosure of a call's result, or a tuple of them.
@@ -227,6 +301,17 @@ class Network:
         except Unsupported as error:
             raise self._uncovered(call.node, error) from None
 
+    @cached_property
+    def share(self) -> float:
+        """About what share of all magnitudes the rounding of the bounds adds, in one walk."""
+        sums = [product_share(self._terms(node), self.dtype) for node in self.nodes]
+        return math.fsum(each for each in sums if each < math.inf)
+
+    def _terms(self, node: fx.Node) -> int:
+        """Return how many products a node's operator adds up, if its weights tell."""
+        weight = self._read(rule, node).get("weight") if (rule := self.graph.rule(node)) else None
+        return weight[0].numel() if isinstance(weight, Tensor) else 1
+
     def is_head(self, node: fx.Node) -> bool:
         """Return whether a node is the last product, which rows on the logits can go into."""
         return node is self._head
@@ -239,12 +324,26 @@ class Network:
         weight, bias = bound["weight"].to(self.dtype), bound.get("bias")
         return Head(bound["input"], weight, None if bias is None else bias.to(self.dtype))
 
+    def _head_of(self, node: fx.Node, values: dict[fx.Node, Any]) -> Head | None:
+        call = self.resolve(node, values)
+        return self.head(call) if isinstance(call, Call) else None
+
     def output(self, values: dict[fx.Node, Any]) -> Interval:
         """Return the bounds of the logits among all values."""
         logits = map_arg(self.nodes[-1].args[0], values.__getitem__)
         if not isinstance(logits, Interval):
             raise Unsupported("the captured module returns something other than its logits")
         return logits
+
+    def _keep(self, key: tuple[fx.Node, bool], make: Callable[[], Kept]) -> Any:
+        """Return what was made for a node before, or make it; keep it as long as there is room."""
+        if key in self._kept:
+            return self._kept[key]
+        made = make()
+        if made.size <= self._left:
+            self._kept[key] = made
+            self._left -= made.size
+        return made
 
     def _uncovered(self, node: fx.Node, error: Unsupported) -> Unsupported:
         return Unsupported(f"{self.graph.describe(node)} is not covered: {error}")
@@ -253,8 +352,7 @@ class Network:
         self, rule: Rule, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> inspect.BoundArguments:
         """Bind the arguments of a call to those of its rule."""
-        if node.op == "call_module" and rule.arguments is not None:
-            kwargs = kwargs | rule.arguments(self.graph.attribute(node))
+        kwargs = kwargs | self._read(rule, node)
         try:
             bound = inspect.signature(rule.interval).bind(*args, **kwargs)
         except TypeError as error:
@@ -262,6 +360,12 @@ class Network:
         if not rule.many and not (isinstance(bound.args[0], Interval) and _intervals(bound) == 1):
             raise Unsupported("it has an argument that depends on the input where none is known")
         return bound
+
+    def _read(self, rule: Rule, node: fx.Node) -> dict[str, Any]:
+        """Return the arguments that a node's module holds."""
+        if node.op != "call_module" or rule.arguments is None:
+            return {}
+        return rule.arguments(self.graph.attribute(node))
 
     def _attribute(self, node: fx.Node, value: Interval, name: str) -> Any:
         if name not in _ATTRIBUTES:
@@ -291,7 +395,10 @@ def refuse_unfaithful(network: Network, model: Model, points: Tensor) -> None:
 
     Raises:
         Unsupported: If the bounds at a point are not the module's logits there.
+        InputError: If the bounds are to hold for a module that rounds otherwise than they assume.
     """
+    if network.unit is not None:
+        refuse_other_arithmetic(model, points)
     counted = model.passes.copy()
     with torch.no_grad():
         logits = model.logits(points)
@@ -300,16 +407,21 @@ def refuse_unfaithful(network: Network, model: Model, points: Tensor) -> None:
         raise Unsupported(f"the module computes in {logits.dtype}, its inputs are {points.dtype}")
     exact = points.to(network.dtype)
     bounds = network.enclose(Interval(exact, exact)).logits
-    if bounds.shape != logits.shape or bool(outside(bounds, logits).any()):
+    if bounds.shape != logits.shape or bool(outside(network, bounds, logits).any()):
         raise Unsupported(
             f"the captured graph of {type(model.module).__name__} does not compute what the module "
             "computes; its forward depends on something other than its input"
         )
 
 
-def outside(bounds: Interval, logits: Tensor) -> Tensor:
-    """Return whether the module's logits leave bounds that must hold them, `(n,)` bool."""
+def outside(network: Network, bounds: Interval, logits: Tensor) -> Tensor:
+    """Return whether the module's logits leave bounds that must hold them, `(n,)` bool.
+
+    There is no room for what the module rounds where that is in the bounds.
+    """
     values = logits.to(bounds.dtype)
+    if network.unit is not None:
+        return ((values < bounds.lower) | (values > bounds.upper)).any(1)
     share = FAITHFUL[logits.dtype] * (1 if is_host(logits.device) else _COARSER)
     room = share * values.abs().amax(1, keepdim=True).clamp_min(1)
     return ((values < bounds.lower - room) | (values > bounds.upper + room)).any(1)
@@ -337,6 +449,32 @@ def _head(graph: Graph) -> fx.Node | None:
             break
         node = node.args[0] if node.args else None
     return node if isinstance(node, fx.Node) and graph.rule(node) is LINEAR else None
+
+
+def _in_range(value: Interval) -> Interval:
+    """Return bounds that are NaN where the module's own float32 may overflow, now or next."""
+    known = magnitude(value) < _REACH
+    return Interval(
+        torch.where(known, value.lower, torch.nan),
+        torch.where(known, value.upper, torch.nan),
+        value.ball,
+    )
+
+
+def _norms(graph: Graph) -> dict[fx.Node, fx.Node]:
+    """Return the convolutions whose result only a batch normalisation reads, and that."""
+    found = {}
+    for node in graph.nodes:
+        first = node.args[0] if node.args else None
+        if node.op != "call_module" or graph.rule(node) is not BATCH_NORM or node.kwargs:
+            continue
+        if not isinstance(first, fx.Node) or first.op != "call_module" or len(first.users) > 1:
+            continue
+        norm = graph.attribute(node)
+        fixed = not norm.training and norm.running_mean is not None and norm.running_var is not None
+        if graph.rule(first) is CONV2D and not first.kwargs and fixed:
+            found[first] = node
+    return found
 
 
 def _normalization(

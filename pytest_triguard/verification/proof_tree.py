@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -33,7 +34,8 @@ class ProofTree:
             each decision from the root on.
 
     Raises:
-        InputError: If the nodes are no such tree, or the multipliers do not go with it.
+        InputError: If the nodes are no such tree, or the multipliers do not go with it, or are
+            negative or not finite.
     """
 
     row: int
@@ -44,6 +46,9 @@ class ProofTree:
         paths = list(self.paths())
         if [len(path) for path in paths] != [len(each) for each in self.multipliers]:
             raise InputError("a proof tree must have a multiplier for each decision of each leaf")
+        # A negative one would turn a constraint around, and the bound would not hold.
+        if not all(0 <= weight < math.inf for each in self.multipliers for weight in each):
+            raise InputError("a proof tree must have multipliers that are finite and at least 0")
 
     def paths(self) -> Iterator[Path]:
         """Hand out the decisions of each leaf.
@@ -134,6 +139,4 @@ def _tree(row: int, leaves: dict[Path, tuple[float, ...]]) -> ProofTree:
 
 def started(domains: Domains, bounded: Domains) -> Domains:
     """Return domains after they were bounded, with what their bound started from."""
-    return replace(
-        bounded, state=bounded.state | {"start": domains.state["multipliers"].detach()}
-    )
+    return replace(bounded, state=bounded.state | {"start": domains.state["multipliers"].detach()})

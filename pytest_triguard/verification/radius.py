@@ -11,7 +11,7 @@ import math
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -27,6 +27,7 @@ from pytest_triguard.verification.budget import parse as parse_budget
 from pytest_triguard.verification.cascade import ATTACK_STEPS, Cascade
 from pytest_triguard.verification.curve import CertifiedAccuracy, curve
 from pytest_triguard.verification.intervals import BALL_NORMS, BallNorm, lengths
+from pytest_triguard.verification.ladder import Among, Anywhere, Bracket, Ladder
 from pytest_triguard.verification.methods import FALSIFIERS, stages
 from pytest_triguard.verification.network import Network
 from pytest_triguard.verification.regions import BallRegion
@@ -40,12 +41,16 @@ _SMALLEST = 1e-6
 """Smallest radius that is tried, as a share of the largest."""
 _HELD = 4
 """Chunks of samples that are searched together."""
+_SEARCHES = ("branch_and_bound",)
+"""Stages that take what time there is, and less where the radius is smaller."""
 _SHARE = 0.25
-"""Share of what is left of a sample's time that one radius may take: to fail takes all of it."""
+"""Share of what is left of a sample's time that one radius may take in a search: to fail takes all
+of it."""
 _REACH = 2.0
 """A dear bound tries at most this multiple of what is proven: failures cost more than proofs."""
 _CHEAP = ("ibp", *FALSIFIERS)
 """Stages that fail as fast as they succeed."""
+_SPENT = "the budget was spent"
 _LENGTH = 1 + 1e-9
 """Pays for the rounding of a length."""
 
@@ -61,8 +66,8 @@ class CertifiedRadius:
             host.
         upper: `(N,)` the smallest radius with a known counterexample; infinite where none is
             known, 0 where the sample itself is one. Likewise.
-        counterexample: `(N, C, H, W)` an input within `upper` that breaks the property; NaN where
-            none is known.
+        counterexample: `(N, C, H, W)` an input within `upper`, up to the rounding of its own
+            dtype, that breaks the property; NaN where none is known.
         correct: Whether each sample itself has the property: without one, that it is classified
             as its label.
         stage: Name of the stage that proved each radius; None where not even the sample itself
@@ -136,8 +141,8 @@ def certified_radius(
             1e-6 of the largest are not told from 0.
         specification: What is to be positive, as in `verify`.
         arithmetic: `"real"` or `"float32"`, as in `verify`.
-        budget: Seconds per sample for the whole search, a `Budget`, or None for the session's;
-            a failed attempt at one radius may take a quarter of what is left.
+        budget: Seconds per sample for the whole search, a `Budget`, or None for the session's.
+            Branch and bound may spend a quarter of what is left on one radius.
 
     Returns:
         Radii, counterexamples and reasons, sample by sample.
@@ -186,7 +191,7 @@ def certified_accuracy(
         confidence: Two-sided confidence of the intervals.
 
     Returns:
-        For each radius: how many samples are proven and falsified, with both rates.
+        How many samples are proven and falsified at each radius, with both rates.
 
     Raises:
         InputTypeError: If something has the wrong type.
@@ -221,72 +226,6 @@ class _Question:
     budget: float | Budget | None
     tolerance: float = 0.0
     among: Sequence[float] | None = None
-
-
-# --- which radius to try next -------------------------------------------------------------------
-
-
-@dataclass
-class _Bracket:
-    """Where the radius of a sample is still looked for by one stage.
-
-    Attributes:
-        low: Radius at which the stage succeeded, or that is proven anyway.
-        high: Radius at which it failed, or that is not asked about beyond.
-        tested: Whether it failed at `high`, or need not be asked there.
-    """
-
-    low: float
-    high: float
-    tested: bool
-
-
-class _Ladder(Protocol):
-    """The radii that may be tried."""
-
-    def next(self, bracket: _Bracket, reach: float) -> float | None:
-        """Return the radius to try, at most so many times what is proven, or None for none."""
-
-
-@dataclass(frozen=True)
-class _Anywhere:
-    """Any radius, on a logarithmic scale, down to a smallest one."""
-
-    tolerance: float
-    smallest: float
-
-    def next(self, bracket: _Bracket, reach: float) -> float | None:
-        """Return the radius to try, or None for none."""
-        low, high, tested = bracket.low, bracket.high, bracket.tested
-        near = max(low * (1 + self.tolerance), self.smallest * (1 + self.tolerance))
-        if low >= high or (tested and high <= near):
-            return None
-        middle = math.sqrt(max(low, self.smallest)) * math.sqrt(high)
-        wanted = middle if tested else high
-        if reach == math.inf:
-            return wanted
-        return min(wanted, reach * low if low else middle)
-
-
-@dataclass(frozen=True)
-class _Among:
-    """Some radii, in ascending order."""
-
-    radii: Sequence[float]
-
-    def next(self, bracket: _Bracket, reach: float) -> float | None:
-        """Return the radius to try, or None for none."""
-        left = [
-            each
-            for each in self.radii
-            if bracket.low < each < bracket.high or (each == bracket.high and not bracket.tested)
-        ]
-        if not left or bracket.low >= bracket.high:
-            return None
-        return left[-1] if reach == math.inf and not bracket.tested else left[(len(left) - 1) // 2]
-
-
-# --- the search ---------------------------------------------------------------------------------
 
 
 @dataclass
@@ -325,7 +264,7 @@ class _Search:
     norm: BallNorm
     specification: Specification
     largest: float
-    ladder: _Ladder
+    ladder: Ladder
     budget: Budget
     seed: int
     rounded: bool
@@ -352,13 +291,13 @@ class _Search:
         end = min(known.upper, self.largest)
         tested = known.upper <= self.largest
         proven = known.stage is not None
-        return proven and self.ladder.next(_Bracket(known.radius, end, tested), math.inf) is None
+        return proven and self.ladder.next(Bracket(known.radius, end, tested), math.inf) is None
 
     def _narrow(self, name: str, batch: Batch, known: list[_Known]) -> None:
         """Let one stage narrow what is between proof and counterexample."""
         reach = math.inf if name in _CHEAP else _REACH
         brackets = {
-            place: _Bracket(
+            place: Bracket(
                 each.radius, min(each.upper, self.largest), tested=each.upper <= self.largest
             )
             for place, each in enumerate(known)
@@ -375,15 +314,17 @@ class _Search:
                 return
             for place, verdict in self._tried(name, batch, known, wanted).items():
                 _moved(brackets[place], verdict, wanted[place], known[place], name)
-                if verdict.status == "unsupported":
+                # To bound a smaller radius takes as long, but for a search.
+                late = _SPENT in (verdict.reason or "") and name not in _SEARCHES
+                if late or verdict.status == "unsupported":
                     del brackets[place]
 
     def _spent(self, known: _Known, name: str) -> bool:
         """Return whether a sample's budget is spent, and note it."""
         seconds = self.budget.seconds
         over = self.whole.over or (seconds is not None and known.spent >= seconds)
-        if over and not (known.reason or "").startswith("the budget was spent"):
-            known.reason = f"the budget was spent in {name}"
+        if over and _SPENT not in (known.reason or ""):
+            known.reason = f"{_SPENT} in {name}"
         return over
 
     def _tried(
@@ -413,7 +354,8 @@ class _Search:
         """Return verdicts by position."""
         left = None
         if self.budget.seconds is not None:
-            left = max(_SHARE * (self.budget.seconds - spent), 1e-9)
+            share = _SHARE if name in _SEARCHES else 1.0
+            left = max(share * (self.budget.seconds - spent), 1e-9)
         total = None
         if self.whole.until is not None:
             total = max(self.whole.until - time.perf_counter(), 1e-9)
@@ -422,9 +364,7 @@ class _Search:
             (name,),
             BallRegion(radii, self.norm),
             self.specification,
-            Budget(
-                seconds=left, total=total, domains=self.budget.domains, steps=self.budget.steps
-            ),
+            Budget(seconds=left, total=total, domains=self.budget.domains, steps=self.budget.steps),
             self.seed,
             rounded=self.rounded,
         )
@@ -441,7 +381,7 @@ class _Search:
         if verdict.status == "proven" and (known.stage is None or radius > known.radius):
             known.radius, known.stage, known.margin = radius, verdict.stage, verdict.margin
         elif verdict.status == "falsified" and verdict.counterexample is not None:
-            length = self._length(verdict.counterexample, clean)
+            length = min(radius, self._length(verdict.counterexample, clean))
             if length < known.upper:
                 known.upper, known.broken_by = length, verdict.stage
                 known.example = verdict.counterexample
@@ -453,7 +393,7 @@ class _Search:
 
 
 def _moved(
-    bracket: _Bracket, verdict: SampleVerdict, radius: float, known: _Known, name: str
+    bracket: Bracket, verdict: SampleVerdict, radius: float, known: _Known, name: str
 ) -> None:
     """Narrow a bracket after a verdict; what survives an attack is where the attack ends."""
     if verdict.status == "proven" or (name in FALSIFIERS and verdict.status == "unknown"):
@@ -476,9 +416,9 @@ def _searched(classifier: Any, inputs: Any, labels: Any, asked: _Question) -> Ce
         if run.model.num_classes is not None:
             check_classes(wanted, run.model.num_classes)
         largest = _largest(asked, run.model, run.like)
-        ladder: _Ladder = _Anywhere(asked.tolerance, _SMALLEST * largest)
+        ladder: Ladder = Anywhere(asked.tolerance, _SMALLEST * largest)
         if asked.among is not None:
-            ladder = _Among([each for each in asked.among if each > 0])
+            ladder = Among([each for each in asked.among if each > 0])
         run.tune(ATTACK_STEPS if set(FALSIFIERS) & set(chosen) else 2)
         search = _Search(
             run.model,

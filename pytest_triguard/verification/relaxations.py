@@ -16,7 +16,7 @@ Shapes: rows are `(N, S, *shape)` for N samples, S rows each, and values of `(N,
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
@@ -24,9 +24,13 @@ from torch import Tensor
 
 from pytest_triguard.verification import rounding
 from pytest_triguard.verification.intervals import Interval
+from pytest_triguard.verification.windows import Windowed
 
 Carried = list[tuple[Interval, Tensor]]
 """Arguments, and the rows on each."""
+
+Slid = tuple[list[tuple[Interval, Windowed]], Tensor | None]
+"""Arguments, and the rows on each in windows; and the constant."""
 
 
 class Relaxation(Protocol):
@@ -57,17 +61,26 @@ class Affine:
         transpose: From rows `(N, S, *shape)` on the result to rows on the argument.
         offset: `(*shape)` value at zero, broadcast, or None for zero.
         error: Per unit of a coefficient, `(N or 1, *shape)`, or None where nothing is rounded.
+        sliding: The transpose for rows in windows, or None where there is none.
     """
 
     input: Interval
     transpose: Callable[[Tensor], Tensor]
     offset: Tensor | None = None
     error: Tensor | None = None
+    sliding: Callable[[Windowed], Windowed] | None = None
 
     def back(self, rows: Tensor) -> tuple[Carried, Tensor | None]:
         """Carry rows on the result back to the argument."""
         constant = None if self.offset is None else dot(rows, self.offset[None, None])
         return [(self.input, self.transpose(rows))], constant
+
+    def slide(self, rows: Windowed) -> Slid | None:
+        """Carry rows in windows back, if the operator slides over images."""
+        if self.sliding is None:
+            return None
+        constant = None if self.offset is None else rows.dot(self.offset[None])
+        return [(self.input, self.sliding(rows))], constant
 
 
 @dataclass(frozen=True)
@@ -87,6 +100,14 @@ class Sum:
         return [
             (term, unbroadcast(rows if sign > 0 else -rows, term)) for term, sign in self.terms
         ], None
+
+    def slide(self, rows: Windowed) -> Slid | None:
+        """Carry rows in windows back to every term, where none is broadcast."""
+        shape = self.terms[0][0].shape
+        if any(term.shape != shape for term, _ in self.terms):
+            return None
+        minus = replace(rows, rows=-rows.rows)
+        return [(term, rows if sign > 0 else minus) for term, sign in self.terms], None
 
 
 @dataclass(frozen=True)
@@ -111,19 +132,53 @@ class Band:
 
     def back(self, rows: Tensor) -> tuple[Carried, Tensor | None]:
         """Carry rows back: the lower plane for positive coefficients, the upper for others."""
-        above, below = rows.clamp_min(0), rows.clamp_max(0)
+        above = rows.clamp_min(0)
         carried = [
-            (value, unbroadcast(torch.addcmul(below * upper, above, lower), value))
+            (value, unbroadcast(torch.addcmul(rows * upper, above, lower - upper), value))
             for value, lower, upper in zip(
                 self.inputs, self.lower_slopes, self.upper_slopes, strict=True
             )
         ]
-        parts = [
-            dot(part, offset)
-            for part, offset in ((above, self.lower_offset), (below, self.upper_offset))
-            if offset is not None
-        ]
+        parts = [dot(part, offset) for part, offset in self._offsets(rows, above)]
         return carried, sum(parts[1:], parts[0]) if parts else None
+
+    def _offsets(self, rows: Tensor, above: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """Return rows, and what each is to be multiplied with, for the constant."""
+        lower, upper = self.lower_offset, self.upper_offset
+        if upper is None:
+            return [] if lower is None else [(above, lower)]
+        return [(rows, upper), (above, -upper if lower is None else lower - upper)]
+
+    def absorbing(self, error: Tensor) -> Band:
+        """Return the band with offsets that pay for an error on the result, `(N, *shape)`."""
+        extra = error.unsqueeze(1) * (1 + 8 * rounding.roundoff(error.dtype))
+        lower = -extra if self.lower_offset is None else self.lower_offset - extra
+        upper = extra if self.upper_offset is None else self.upper_offset + extra
+        return replace(self, lower_offset=lower, upper_offset=upper, error=None)
+
+    @property
+    def steepest(self) -> Tensor:
+        """The largest magnitude of a slope on the first argument, `(N or 1, *shape)`."""
+        return torch.maximum(_largest(self.lower_slopes[0]), _largest(self.upper_slopes[0]))
+
+    def slide(self, rows: Windowed) -> Slid | None:
+        """Carry rows in windows back, where there is one argument, and one plane for all rows."""
+        known = (*self.lower_slopes, *self.upper_slopes, self.lower_offset, self.upper_offset)
+        if len(self.inputs) > 1 or any(each is not None and each.shape[1] > 1 for each in known):
+            return None
+        return self.slid(rows, rows.grid.cut(self.lower_slopes[0][:, 0]).unsqueeze(2))
+
+    def slid(self, rows: Windowed, lower: Tensor) -> Slid:
+        """Carry rows in windows back with lower slopes in windows, `(N, T, S or 1, C, h, w)`."""
+        upper = rows.grid.cut(self.upper_slopes[0][:, 0]).unsqueeze(2)
+        above = rows.rows.clamp_min(0)
+        carried = torch.addcmul(rows.rows * upper, above, lower - upper)
+        parts = [
+            replace(rows, rows=part).dot(offset[:, 0])
+            for part, offset in self._offsets(rows.rows, above)
+        ]
+        constant = sum(parts[1:], parts[0]) if parts else None
+        return [(self.inputs[0], Windowed(carried, rows.grid, clean=True))], constant
 
 
 @dataclass(frozen=True)
@@ -131,25 +186,45 @@ class Tunable:
     """A band with a choice for every element, as a share from 0 to 1; every choice is sound.
 
     Attributes:
-        band: The band with the choice at the start.
-        start: `(N, *shape)` that choice.
+        widest: The band with a share of 1, whose slopes are the largest.
+        start: `(N, *shape)` the choice at the start.
         free: `(N, *shape)` bool, where the choice matters: the operator's kink is inside.
-        tuned: From shares `(N, S, *shape)` to the band, differentiable.
+        slopes: `(N, *shape)` twice: the lower slope at a share of 0, and what a share of 1 adds.
     """
 
-    band: Band
+    widest: Band
     start: Tensor
     free: Tensor
-    tuned: Callable[[Tensor], Band]
+    slopes: tuple[Tensor, Tensor]
 
     @property
     def error(self) -> Tensor | None:
         """What rounding in `back` costs per unit of a coefficient, whatever the choice."""
-        return self.band.error
+        return self.widest.error
+
+    @property
+    def input(self) -> Interval:
+        """The argument."""
+        return self.widest.inputs[0]
+
+    def tuned(self, share: Tensor) -> Band:
+        """Return the band with shares `(N, S, *shape)`, differentiable."""
+        least, more = (each.unsqueeze(1) for each in self.slopes)
+        return replace(self.widest, lower_slopes=(torch.addcmul(least, more, share),))
+
+    def absorbing(self, error: Tensor) -> Tunable:
+        """Return the relaxation with offsets that pay for an error on the result."""
+        return replace(self, widest=self.widest.absorbing(error))
 
     def back(self, rows: Tensor) -> tuple[Carried, Tensor | None]:
         """Carry rows back with the choice at the start."""
-        return self.band.back(rows)
+        return self.tuned(self.start.unsqueeze(1)).back(rows)
+
+    def slide(self, rows: Windowed, share: Tensor | None = None) -> Slid:
+        """Carry rows in windows back with the choice at the start, or with shares in windows."""
+        chosen = rows.grid.cut(self.start).unsqueeze(2) if share is None else share
+        least, more = (rows.grid.cut(each).unsqueeze(2) for each in self.slopes)
+        return self.widest.slid(rows, torch.addcmul(least, more, chosen))
 
 
 @dataclass(frozen=True)
@@ -172,6 +247,18 @@ class Scale:
         """Carry rows on the result back to the argument."""
         carried = unbroadcast(rows * self.factor.unsqueeze(1), self.input)
         return [(self.input, carried)], dot(rows, self.offset.unsqueeze(1))
+
+    def slide(self, rows: Windowed) -> Slid | None:
+        """Carry rows in windows back, where nothing is broadcast to the argument."""
+        shape = (1, rows.rows.shape[3], *rows.grid.image)
+        if self.input.shape[1:] != shape[1:]:
+            return None
+        factor, offset = (
+            each.expand(torch.broadcast_shapes(each.shape, shape))  # type: ignore[no-untyped-call]
+            for each in (self.factor, self.offset)
+        )
+        carried = rows.rows * rows.grid.cut(factor).unsqueeze(2)
+        return [(self.input, Windowed(carried, rows.grid, clean=True))], rows.dot(offset)
 
 
 def band(
@@ -204,18 +291,19 @@ def band_error(
 ) -> Tensor:
     """Return what `Band.back` rounds per unit of a coefficient, `(N, *shape)`.
 
-    A carried coefficient is one product, off by a unit of itself, and perhaps a sum over what was
-    broadcast; a constant is a dot product as long as the value has elements.
+    A carried coefficient is a sum of two products, whose slopes are off by a unit or two, and
+    perhaps a sum over what was broadcast; a constant is two dot products as long as the value has
+    elements, with offsets of at most the two together.
     """
     unit, error = rounding.roundoff(inputs[0].dtype), inputs[0].lower.new_zeros(())
     for place, value in enumerate(inputs):
         largest = torch.maximum(*(_largest(planes[place]) for planes in slopes))
         terms = largest[0].numel() // max(1, value.lower[0].numel())
-        error = error + largest * magnitude(value) * (4 * terms * unit)
+        error = error + largest * magnitude(value) * (16 * terms * unit)
     for offset in offsets:
         if offset is not None:
             size = _largest(offset)
-            error = error + size * (2 * rounding.gamma(size[0].numel(), inputs[0].dtype))
+            error = error + size * (4 * rounding.gamma(size[0].numel(), inputs[0].dtype))
     return error
 
 

@@ -6,14 +6,12 @@ import math
 from collections import Counter
 from collections.abc import Hashable, Iterable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from torch import Tensor
 
+from pytest_triguard.verification.certificate import Certificate
 from pytest_triguard.verification.proof_tree import ProofTree
-
-if TYPE_CHECKING:
-    from pytest_triguard.verification.certificate import Certificate
 
 Status = Literal["proven", "falsified", "unknown", "unsupported"]
 STATUSES: tuple[Status, ...] = ("proven", "falsified", "unknown", "unsupported")
@@ -64,6 +62,7 @@ class Stage:
         seconds: Wall time.
         forward: Forward passes, counted in samples; a bound counts as many as it costs.
         backward: Backward passes, counted in samples.
+        retried: Samples that it bounded again in float64, as float32 did not tell.
     """
 
     name: str
@@ -73,6 +72,7 @@ class Stage:
     seconds: float = 0.0
     forward: int = 0
     backward: int = 0
+    retried: int = 0
 
     def count(self, verdicts: Iterable[SampleVerdict]) -> None:
         """Count what this stage decided among some samples."""
@@ -89,6 +89,7 @@ class Stage:
             self.seconds + other.seconds,
             self.forward + other.forward,
             self.backward + other.backward,
+            self.retried + other.retried,
         )
 
 

@@ -25,6 +25,23 @@ def tiny(dtype: torch.dtype) -> float:
     return torch.finfo(dtype).tiny
 
 
+def lost(size: Tensor, terms: int = 1) -> Tensor:
+    """Return what float32 can lose by underflow in sums of products, flushed to zero or not.
+
+    Factors and results below the smallest normal number may be taken for zero.
+
+    Args:
+        size: What the magnitudes of the factors of each product add up to, at most.
+        terms: Number of products in a sum.
+    """
+    return (size + 4).mul_(2 * terms * torch.finfo(torch.float32).tiny)
+
+
+def unless_overflow(error: Tensor, size: Tensor) -> Tensor:
+    """Return a bound on a float32 error, NaN where terms of that size may overflow when summed."""
+    return torch.where(size < torch.finfo(torch.float32).max / 2, error, torch.nan)
+
+
 def gamma(terms: int, dtype: torch.dtype) -> float:
     """Return `n u / (1 - n u)` for n terms and some more, or infinity where n u reaches 1.
 

@@ -164,6 +164,10 @@ class Specification:
         """Whether samples without labels are an error."""
         return self.rows is None
 
+    def fits(self, dtype: torch.dtype) -> bool:
+        """Return whether rows on the logits are the same numbers in a dtype."""
+        return self.rows is None or bool((self.rows.to(dtype).double() == self.rows.double()).all())
+
     def of(self, block: Batch, classes: int, dtype: torch.dtype) -> Rows:
         """Return the rows of a block of samples on the model's device.
 

@@ -18,8 +18,8 @@ from __future__ import annotations
 
 import inspect
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Hashable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -27,10 +27,22 @@ from torch import Tensor, fx
 
 from pytest_triguard.verification import rounding
 from pytest_triguard.verification.budget import Clock
-from pytest_triguard.verification.intervals import Interval, lengths, per_sample
+from pytest_triguard.verification.intervals import Interval
+from pytest_triguard.verification.least import least_over
 from pytest_triguard.verification.network import Call, Head, Network
 from pytest_triguard.verification.operators import Rule
-from pytest_triguard.verification.relaxations import Relaxation, Tunable, dot, magnitude
+from pytest_triguard.verification.relaxations import (
+    Affine,
+    Band,
+    Relaxation,
+    Scale,
+    Slid,
+    Tunable,
+    dot,
+    magnitude,
+)
+from pytest_triguard.verification.tightening import Solve, Tightening
+from pytest_triguard.verification.windows import Windowed, merged, whole
 
 INPUT = "input"
 """Key of the inputs in the user's space."""
@@ -50,10 +62,12 @@ class _Link:
     Attributes:
         relaxation: Its linear enclosure.
         error: Per unit of a coefficient on its result, what is rounded, or None.
+        paid: The value whose own error is paid for here, or None.
     """
 
     relaxation: Relaxation
     error: Tensor | None
+    paid: Hashable | None = None
 
 
 @dataclass
@@ -69,11 +83,7 @@ class Tuning:
 
     choices: dict[Hashable, Tensor] = field(default_factory=dict)
     multipliers: dict[Hashable, Tensor] = field(default_factory=dict)
-    seen: dict[Hashable, Tensor] | None = None
-
-
-Solve = Callable[["Substitution", Hashable, Tensor], Tensor]
-"""From a walk, a key and rows on its value to lower bounds of the rows, `(N, S)`."""
+    seen: dict[Hashable, Tensor | Windowed] | None = None
 
 
 class Substitution:
@@ -93,6 +103,7 @@ class Substitution:
         bounds: Bounds of every value by key, in the order of the graph.
         composable: Whether there are operators that are compositions of others.
         carried: Rows carried back so far, those of all samples together.
+        row_sizes: The most elements that a row on a value had on its way, by key.
     """
 
     def __init__(
@@ -114,10 +125,11 @@ class Substitution:
         self.head: Head | None = None
         self.bounds: dict[Hashable, Interval] = {}
         self.carried = 0
+        self.row_sizes: dict[Hashable, int] = {}
         self._known = known or {}
         self._links: dict[Hashable, _Link] = {}
         self._quality: dict[Hashable, int] = {INPUT: _INDEPENDENT}
-        self._tightened: dict[Hashable, Tensor] = {}
+        self._tightening = Tightening(self)
         self._keys: dict[int, Hashable] = {}
         self._alive: list[Interval] = []
         self._largest = region.lower.new_ones(len(region.lower))
@@ -132,7 +144,7 @@ class Substitution:
             Unsupported: If an operator has no rule or no relaxation.
         """
         values: dict[fx.Node, Any] = {}
-        self._register(INPUT, self.region)
+        self.register(INPUT, self.region)
         for node in self.network.nodes[:-1]:
             if node.op == "placeholder":
                 values[node] = self._start(node)
@@ -177,6 +189,21 @@ class Substitution:
             torch.where(upper < known.upper, upper, known.upper),
         )
 
+    def key_of(self, value: Interval) -> Hashable:
+        """Return the key of a value."""
+        return self._keys[id(value)]
+
+    def is_loose(self, key: Hashable) -> bool:
+        """Return whether the interval of a value may be wider than the value's range."""
+        return self._quality[key] == _LOOSE
+
+    def slides(self, key: Hashable) -> bool:
+        """Return whether rows on a value, if of images, can be carried back in windows."""
+        link = self._links.get(key)
+        if link is None or not isinstance(link.relaxation, Affine):
+            return False
+        return link.relaxation.sliding is not None
+
     def tunable(self, key: Hashable) -> dict[Hashable, tuple[Tunable, Hashable]]:
         """Return the relaxations with choices that a value rests on, and the keys of their input.
 
@@ -186,7 +213,7 @@ class Substitution:
         found: dict[Hashable, tuple[Tunable, Hashable]] = {}
         for each, link in self._links.items():
             if isinstance(link.relaxation, Tunable):
-                source = self._keys[id(link.relaxation.band.inputs[0])]
+                source = self._keys[id(link.relaxation.input)]
                 found[each] = link.relaxation, source
             if each == key:
                 break
@@ -201,7 +228,7 @@ class Substitution:
         if value is not self.region:
             self._quality[node] = _INDEPENDENT
             self._links[node] = _Link(step, _added(step.error, rounded))
-            self._register(node, value)
+            self.register(node, value)
         return value
 
     def _apply(self, call: Call, key: Hashable, solve: Solve | None) -> Any:
@@ -212,7 +239,7 @@ class Substitution:
             if self.composed:
                 return self._compose(call, key, solve)
         if solve is not None and call.rule.open is not None:
-            self._tighten(call, solve)
+            self._tightening.arguments(call, solve)
             call = self._current(call)
         value = self.network.interval(call)
         several = isinstance(value, tuple)
@@ -226,10 +253,33 @@ class Substitution:
             zip(values, steps if several else (steps,), strict=True)
         ):
             name: Hashable = (key, place) if several else key
-            self._links[name] = _Link(step, _added(step.error, rounded))
+            self._links[name] = self._link(step, _added(step.error, rounded), each)
             self._quality[name] = quality
-            self._register(name, each)
+            self.register(name, each)
         return value
+
+    def _link(self, step: Relaxation, error: Tensor | None, value: Interval) -> _Link:
+        """Return a link that pays for its error in offsets, and for its argument's, if it can.
+
+        An error on the argument is one on the result, times the slope there.
+        """
+        if isinstance(step, Scale):
+            source, slope = step.input, step.factor.abs()
+        elif isinstance(step, Tunable):
+            source, slope = step.input, step.widest.steepest
+        elif isinstance(step, Band) and len(step.inputs) == 1:
+            source, slope = step.inputs[0], step.steepest
+        else:
+            return _Link(step, error)
+        key = self._keys[id(source)]
+        before = self._links.get(key)
+        if source.shape != value.shape:
+            return _Link(step, error)
+        if before is not None and before.error is not None:
+            error = _added(error, slope * before.error * (1 + 8 * rounding.roundoff(value.dtype)))
+        if error is None or isinstance(step, Scale):
+            return _Link(step, error, key)
+        return _Link(step.absorbing(error.expand(value.shape)), None, key)
 
     def _compose(self, call: Call, key: Hashable, solve: Solve | None) -> Any:
         """Bound a call's result as the composition of simpler operators that it equals."""
@@ -245,7 +295,7 @@ class Substitution:
         if call.rule.composition is None:
             raise TypeError("only what is composed can be taken apart")
         result: Interval = call.rule.composition(step, *call.bound.args, **call.bound.kwargs)
-        self._register(self._keys[id(result)], _both(result, self.network.interval(call)))
+        self.register(self._keys[id(result)], _both(result, self.network.interval(call)))
         return result
 
     def _current(self, call: Call) -> Call:
@@ -275,7 +325,8 @@ class Substitution:
             return _EXACT if lost else before
         return _EXACT if before == _INDEPENDENT else _LOOSE
 
-    def _register(self, key: Hashable, value: Interval) -> None:
+    def register(self, key: Hashable, value: Interval) -> None:
+        """Take bounds of a value, perhaps tighter ones than before."""
         known = self._known.get(key)
         kept = value if known is None else _both(value, known)
         self._alive += [value, kept]
@@ -283,54 +334,11 @@ class Substitution:
         self.bounds[key] = kept
         self._largest = torch.maximum(self._largest, magnitude(kept).detach().flatten(1).amax(1))
 
-    # --- tightening -----------------------------------------------------------------------------
-
-    def _tighten(self, call: Call, solve: Solve) -> None:
-        """Tighten the arguments that an operator wants tighter."""
-        wanted = call.rule.open(*call.bound.args, **call.bound.kwargs) if call.rule.open else []
-        for value, mask in wanted:
-            key = self._keys[id(value)]
-            if self._quality[key] != _LOOSE:
-                continue
-            known = self._tightened.get(key)
-            todo = mask if known is None else mask & ~known
-            self._tightened[key] = mask if known is None else mask | known
-            self._tighten_value(key, todo, solve)
-
-    def _tighten_value(self, key: Hashable, mask: Tensor, solve: Solve) -> None:
-        """Tighten the masked elements of a value."""
-        before = self.bounds[key]
-        flat = mask.flatten(1)
-        most = int(flat.sum(1).amax())
-        if not most:
-            return
-        places = flat.to(torch.uint8).argsort(dim=1, descending=True, stable=True)[:, :most]
-        lower, upper = before.lower.flatten(1).clone(), before.upper.flatten(1).clone()
-        step = max(1, self.held // (2 * len(flat) * self.widest))
-        for index in torch.split(places, step, dim=1):
-            low, high = self._enclosed(key, index, before.shape, solve)
-            open_ = flat.gather(1, index)
-            for ends, found, better in ((lower, low, torch.gt), (upper, high, torch.lt)):
-                known = ends.gather(1, index)
-                kept = open_ & better(found, known)  # never where the bound is NaN
-                ends.scatter_(1, index, torch.where(kept, found, known))
-        shape = before.shape
-        self._register(key, Interval(lower.view(shape), upper.view(shape), before.ball))
-
-    def _enclosed(
-        self, key: Hashable, index: Tensor, shape: torch.Size, solve: Solve
-    ) -> tuple[Tensor, Tensor]:
-        """Return bounds of some elements of a value, by place, `(N, s)` each."""
-        count = index.shape[1]
-        rows = self.region.lower.new_zeros(*index.shape, shape[1:].numel())
-        rows.scatter_(2, index.unsqueeze(2), 1)
-        rows = rows.view(*index.shape, *shape[1:])
-        found = solve(self, key, torch.cat([rows, -rows], dim=1))
-        return found[:, :count], -found[:, count:]
-
     # --- backward -------------------------------------------------------------------------------
 
-    def lowest(self, key: Hashable, rows: Tensor, tuning: Tuning | None = None) -> Tensor:
+    def lowest(
+        self, key: Hashable, rows: Tensor | Windowed, tuning: Tuning | None = None
+    ) -> Tensor:
         """Return a lower bound of rows `(N, S, *shape)` on a value, `(N, S)`.
 
         It holds for the inputs in the region that meet the constraints behind the multipliers.
@@ -341,8 +349,8 @@ class Substitution:
         return _summed(constants) - self._underflow(len(constants))
 
     def substitute(
-        self, key: Hashable, rows: Tensor, tuning: Tuning | None = None
-    ) -> tuple[Tensor | None, list[Tensor]]:
+        self, key: Hashable, rows: Tensor | Windowed, tuning: Tuning | None = None
+    ) -> tuple[Tensor | Windowed | None, list[Tensor]]:
         """Carry rows `(N, S, *shape)` on a value back to the inputs.
 
         Returns:
@@ -350,12 +358,12 @@ class Substitution:
             the parts of the constant, `(N, S)` each, with what is rounded subtracted.
         """
         self.clock.check()
-        self.carried += rows.shape[0] * rows.shape[1]
+        self.carried += _count(rows)
         plan = tuning or Tuning()
-        pending: dict[Hashable, Tensor] = {key: rows}
+        pending: dict[Hashable, Tensor | Windowed] = {key: rows}
         merges: dict[Hashable, int] = {}
         constants: list[Tensor] = []
-        reached = False
+        reached, held, owed = False, 1, {key, *plan.multipliers}
         for each in [*reversed(self._links), INPUT]:
             reached = reached or each == key
             if reached and each in plan.multipliers:
@@ -364,18 +372,23 @@ class Substitution:
                 continue
             link = self._links.get(each)
             rounded = None if link is None else link.error
-            error = self._error(each, rounded, merges.pop(each, 0))
+            error = self._error(each, rounded if each in owed else None, merges.pop(each, 0))
             if error is not None:
-                constants.append(-dot(pending[each].abs(), error.unsqueeze(1)))
+                constants.append(-_absolute_dot(pending[each], error))
             if link is None:
                 break
             here = pending.pop(each)
             if plan.seen is not None:
                 plan.seen[each] = here
-            carried, constant = _chosen(link.relaxation, plan.choices.get(each)).back(here)
+            carried, constant = _back(link.relaxation, here, plan.choices.get(each))
             constants += [] if constant is None else [constant]
             for value, part in carried:
-                _merge(pending, merges, self._keys[id(value)], part)
+                source = self._keys[id(value)]
+                _merge(pending, merges, source, part)
+                if link.paid != source:
+                    owed.add(source)
+                held = max(held, _elements(part))
+        self.row_sizes[key] = max(held, self.row_sizes.get(key, 1))
         on_inputs = pending.get(INPUT)
         if plan.seen is not None and on_inputs is not None:
             plan.seen[INPUT] = on_inputs
@@ -393,25 +406,60 @@ class Substitution:
         return _added(error, magnitude(self.bounds[key]).detach() * (4 * merged * unit))
 
 
-def plainly(walk: Substitution, key: Hashable, rows: Tensor) -> Tensor:
+def plainly(walk: Substitution, key: Hashable, rows: Tensor | Windowed) -> Tensor:
     """Bound rows by the relaxations as they are."""
     return walk.lowest(key, rows)
 
 
-def _chosen(relaxation: Relaxation, choice: Tensor | None) -> Relaxation:
-    if choice is None or not isinstance(relaxation, Tunable):
-        return relaxation
-    return relaxation.tuned(choice)
+def _back(
+    relaxation: Relaxation, rows: Tensor | Windowed, choice: Tensor | None
+) -> tuple[Sequence[tuple[Interval, Tensor | Windowed]], Tensor | None]:
+    """Carry rows back, in windows where the operator slides and they are clearly smaller."""
+    if isinstance(rows, Windowed) and rows.grid.pays:
+        slide = getattr(relaxation, "slide", None)
+        slid: Slid | None = None
+        if isinstance(relaxation, Tunable):
+            slid = relaxation.slide(rows, choice)
+        elif slide is not None:
+            slid = slide(rows)
+        if slid is not None:
+            return slid
+    if choice is not None and isinstance(relaxation, Tunable):
+        return relaxation.tuned(choice).back(whole(rows))
+    return relaxation.back(whole(rows))
 
 
 def _merge(
-    pending: dict[Hashable, Tensor], merges: dict[Hashable, int], key: Hashable, part: Tensor
+    pending: dict[Hashable, Tensor | Windowed],
+    merges: dict[Hashable, int],
+    key: Hashable,
+    part: Tensor | Windowed,
 ) -> None:
     """Add rows on a value to those that wait there."""
     if key in pending:
         merges[key] = merges.get(key, 0) + 1
-        part = pending[key] + part
+        part = merged(pending[key], part)
     pending[key] = part
+
+
+def _count(rows: Tensor | Windowed) -> int:
+    """Return the number of rows of all samples together."""
+    if isinstance(rows, Windowed):
+        return rows.rows.shape[:3].numel()
+    return rows.shape[:2].numel()
+
+
+def _elements(rows: Tensor | Windowed) -> int:
+    """Return the number of elements of a row."""
+    shape = rows.rows.shape[3:] if isinstance(rows, Windowed) else rows.shape[2:]
+    return shape.numel()
+
+
+def _absolute_dot(rows: Tensor | Windowed, error: Tensor) -> Tensor:
+    """Return the magnitudes of rows times `(N or 1, *shape)`, as `(N, S)`."""
+    if isinstance(rows, Windowed):
+        return replace(rows, rows=rows.rows.abs()).dot(error)
+    return dot(rows.abs(), error.unsqueeze(1))
 
 
 def _both(value: Interval, other: Interval) -> Interval:
@@ -419,32 +467,6 @@ def _both(value: Interval, other: Interval) -> Interval:
     return Interval(
         torch.maximum(value.lower, other.lower), torch.minimum(value.upper, other.upper), value.ball
     )
-
-
-def least_over(region: Interval, rows: Tensor) -> Tensor:
-    """Return the least value of rows over a region, rounded down, `(N, S)`.
-
-    Over a box it is `rows c - |rows| r`; over a ball `rows c` minus the radius times the dual norm;
-    in the intersection of both, at least the larger of the two.
-
-    Args:
-        region: Box, and perhaps a ball.
-        rows: `(N, S, *shape)`.
-    """
-    gamma = rounding.gamma(rows[0, 0].numel(), rows.dtype)
-    centre, radius = region.centre_and_radius()
-    magnitudes = rows.abs()
-    reach = radius * (1 + 2 * gamma) + 2 * gamma * centre.abs()
-    least = dot(rows, centre.unsqueeze(1)) - dot(magnitudes, reach.unsqueeze(1))
-    if region.ball is None:
-        return least
-    ball = region.ball
-    scaled = (rows * ball.scale.unsqueeze(1)).flatten(0, 1)
-    dual = lengths(scaled, "linf" if ball.norm == "l1" else "l2").view(rows.shape[:2])
-    floor = scaled[0].numel() * rounding.tiny(rows.dtype) ** 0.5  # squares may underflow
-    dual = (dual + floor) * per_sample(ball.radius, dual) * (1 + 2 * gamma)
-    error = dot(magnitudes, (2 * gamma * ball.centre.abs()).unsqueeze(1))
-    return torch.maximum(least, dot(rows, ball.centre.unsqueeze(1)) - dual - error)
 
 
 def _summed(parts: list[Tensor]) -> Tensor:

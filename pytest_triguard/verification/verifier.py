@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -15,10 +16,11 @@ from pytest_triguard.engine.samples import Batch
 from pytest_triguard.errors import InputError, InputTypeError, ModelError
 from pytest_triguard.running import Run, running
 from pytest_triguard.settings import current_settings
-from pytest_triguard.validation import describe, one_of
+from pytest_triguard.validation import describe, flag, one_of
 from pytest_triguard.verification.budget import DEFAULT_SECONDS, Budget
 from pytest_triguard.verification.budget import parse as parse_budget
 from pytest_triguard.verification.cascade import ATTACK_STEPS, Cascade
+from pytest_triguard.verification.certificate import Issuer
 from pytest_triguard.verification.intervals import Interval
 from pytest_triguard.verification.methods import BOUNDS, FALSIFIERS, Bound, Effort, stages
 from pytest_triguard.verification.network import Network
@@ -49,6 +51,7 @@ def verify(
     upper: Tensor | None = None,
     arithmetic: str = "real",
     budget: float | Budget | None = None,
+    certificates: bool = False,
 ) -> VerificationResult:
     """Prove or falsify, sample by sample, that the prediction holds in a whole region.
 
@@ -65,14 +68,17 @@ def verify(
         eps: Radius of the ball in input units, one for all samples or `(N,)`; None with `lower` and
             `upper`. The ball is cut by the classifier's bounds.
         norm: `"linf"`, `"l2"` or `"l1"`; no attack is run in L1.
-        method: `"ibp"`, or `"auto"`: the bound, then an attack on what it leaves open.
+        method: A name out of `verification.names()`; `"auto"` takes what a bound leaves open to an
+            attack, and then to ever tighter and dearer bounds.
         specification: What is to be positive. None: the label's logit minus every other. A class,
             or integers `(N,)`: minus that target's. Numbers `(S, K)`: each row times the logits;
             labels are then not needed and no attack is run.
         lower: `(N, C, H, W)` lower ends of boxes around the inputs, in place of `eps`.
         upper: `(N, C, H, W)` upper ends; no attack is run in boxes.
-        arithmetic: `"real"`.
-        budget: Seconds per sample, or None for the session's; looked at between the stages.
+        arithmetic: `"real"`, or `"float32"` for proofs that hold for the module that rounds.
+        budget: Seconds per sample, a `Budget`, or None for the session's.
+        certificates: Whether the result is to have a certificate for each proof. Those of
+            branch and bound hold every part that was bounded.
 
     Returns:
         Verdicts, margins and counterexamples, sample by sample.
@@ -89,10 +95,15 @@ def verify(
             run, {"eps": eps, "lower": lower, "upper": upper, "specification": wanted.targets}
         )
         tally, verdicts = Tally(), []
+        spent = limits(method, settings.budget if budget is None else budget)
+        issuer = None
+        if flag("certificates", certificates):
+            where = region(eps, norm, lower, upper, run.model)
+            issuer = Issuer(classifier, run.model, where, wanted, method, spent.steps, arithmetic)
         run.tune(ATTACK_STEPS if set(FALSIFIERS) & set(stages(method)) else 2)
         for decision in verify_stream(
             run.model,
-            run.samples,
+            run.samples if issuer is None else issuer.watched(run.samples),
             eps=eps,
             norm=norm,
             method=method,
@@ -100,12 +111,14 @@ def verify(
             lower=lower,
             upper=upper,
             arithmetic=arithmetic,
-            budget=settings.budget if budget is None else budget,
+            budget=spent,
             seed=settings.seed,
+            keep=certificates,
         ):
             tally.add(decision)
             verdicts += decision.verdicts
-        return _gathered(verdicts, tally, run.like, method, arithmetic)
+        result = _gathered(verdicts, tally, run.like, method, arithmetic)
+        return result if issuer is None else replace(result, certificates=issuer.issue(verdicts))
 
 
 def verify_stream(
@@ -121,6 +134,7 @@ def verify_stream(
     arithmetic: str = "real",
     budget: float | Budget | None = None,
     seed: int = 0,
+    keep: bool = False,
 ) -> Iterator[Decision]:
     """Verify batches and hand out decisions as they are reached; memory is bounded by the chunk.
 
@@ -138,6 +152,7 @@ def verify_stream(
         arithmetic: Arithmetic the proofs are to hold for.
         budget: Seconds per sample, or None.
         seed: Seed of the attack.
+        keep: Whether verdicts are to hold how a search proved them.
 
     Returns:
         An iterator over decisions, each with verdicts and with what was spent since the last one;
@@ -149,12 +164,22 @@ def verify_stream(
     """
     one_of("arithmetic", arithmetic, ARITHMETICS)
     chosen, wanted = stages(method), parse(specification)
-    where = region(eps, norm, lower, upper, model)
-    limits = parse_budget(budget, DEFAULT_SECONDS if len(chosen) > 1 else None)
+    where, spent = region(eps, norm, lower, upper, model), limits(method, budget)
     if model.num_classes is not None:
         check_classes(wanted, model.num_classes)
     rounded = arithmetic == "float32"
-    return Cascade(model, chosen, where, wanted, limits, seed, rounded=rounded).decide(batches)
+    cascade = Cascade(model, chosen, where, wanted, spent, seed, rounded=rounded, keep=keep)
+    return cascade.decide(batches)
+
+
+def limits(method: str, budget: float | Budget | None) -> Budget:
+    """Return what a method may spend; a cascade without a budget gets a second per sample.
+
+    Raises:
+        InputTypeError: If something has the wrong type.
+        InputError: If a value is refused.
+    """
+    return parse_budget(budget, DEFAULT_SECONDS if len(stages(method)) > 1 else None)
 
 
 def bounds(classifier: Any, lower: Tensor, upper: Tensor, *, method: str) -> tuple[Tensor, Tensor]:
@@ -164,7 +189,7 @@ def bounds(classifier: Any, lower: Tensor, upper: Tensor, *, method: str) -> tup
         classifier: The `Classifier`; its exact module is bounded.
         lower: `(N, C, H, W)` lower ends, in the user's space; need not lie inside the bounds.
         upper: `(N, C, H, W)` upper ends.
-        method: Name of a bound: `"ibp"`.
+        method: Name of a bound, such as `"ibp"` or `"crown"`.
 
     Returns:
         Lower and upper bounds `(N, K)` that hold in real arithmetic, on the device of `lower`, in

@@ -7,6 +7,7 @@ place: what is computed is what the rows reach, not the whole image for each of 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 import torch
@@ -64,7 +65,11 @@ class Grid:
         return padded.permute(0, 2, 3, 1, 4, 5).flatten(1, 2)
 
     def back(
-        self, step: tuple[int, int], before: tuple[int, int], reach: tuple[int, int], image: torch.Size
+        self,
+        step: tuple[int, int],
+        before: tuple[int, int],
+        reach: tuple[int, int],
+        image: torch.Size,
     ) -> Grid:
         """Return the windows of an argument that windows of a sliding operator's result reach.
 
@@ -95,7 +100,7 @@ class Grid:
         return replace(self, origin=origin, size=size)
 
     def places(self, device: torch.device) -> Tensor:
-        """Return the place in the image of each element of each window, `(T, h * w)`; -1 outside."""
+        """Return the place in the image of each element of a window, `(T, h * w)`; -1 outside."""
         rows, columns = (
             origin
             + step * torch.arange(tiles, device=device)[:, None]
@@ -111,9 +116,7 @@ class Grid:
         return torch.where(there, place, -1).flatten(2).flatten(0, 1)
 
     def _sides(self) -> list[tuple[int, int, int, int, int]]:
-        return list(
-            zip(self.origin, self.step, self.tiles, self.size, self.image, strict=True)
-        )
+        return list(zip(self.origin, self.step, self.tiles, self.size, self.image, strict=True))
 
 
 @dataclass(frozen=True)
@@ -188,6 +191,6 @@ def whole(rows: Tensor | Windowed) -> Tensor:
     return rows.whole() if isinstance(rows, Windowed) else rows
 
 
-def _pair(values: object) -> tuple[int, int]:
-    first, second = values  # type: ignore[misc]
+def _pair(values: Iterable[int]) -> tuple[int, int]:
+    first, second = values
     return first, second

@@ -12,7 +12,7 @@ from dataclasses import replace
 
 import torch
 
-from tests.benchmarks import memory, pieces, plugin, robustness, throughput
+from tests.benchmarks import memory, pieces, plugin, robustness, throughput, verifier
 from tests.benchmarks.plan import QUICK, Plan
 from tests.benchmarks.table import Row, heading, line
 
@@ -22,6 +22,7 @@ MEASUREMENTS: dict[str, Callable[[Plan], Iterator[Row]]] = {
     "memory": memory.measure,
     "pieces": pieces.measure,
     "plugin": plugin.measure,
+    "verifier": verifier.measure,
 }
 
 

@@ -15,6 +15,15 @@ class Plan:
     digits: int = 512
     streams: tuple[int, int] = (1_000, 20_000)
     runs: int = 10
+    interval_pairs: int = 21
 
 
-QUICK = Plan(pairs=3, cnn_images=256, resnet_images=64, digits=128, streams=(500, 2_000), runs=3)
+QUICK = Plan(
+    pairs=3,
+    cnn_images=256,
+    resnet_images=64,
+    digits=128,
+    streams=(500, 2_000),
+    runs=3,
+    interval_pairs=9,
+)

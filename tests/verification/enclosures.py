@@ -92,45 +92,107 @@ def exact(case: Case, point: list[Tensor]) -> list[Tensor]:
     return list(found) if isinstance(found, tuple | list) else [found]
 
 
+def descend(
+    arguments: list[Any], gap: Callable[[list[Any]], Tensor], floor: Callable[[Tensor], Tensor]
+) -> None:
+    """Look for points of boxes where a gap `(N,)` is below zero: from corner to corner."""
+    places = [place for place, each in enumerate(arguments) if isinstance(each, Interval)]
+    for start in inside(arguments, 3):
+        point = start
+        for step in range(4):
+            for place in places:
+                point[place] = point[place].detach().requires_grad_()
+            found = gap(point)
+            assert (found >= floor(found)).all()
+            slopes = torch.autograd.grad(found.sum(), [point[place] for place in places])
+            for place, slope in zip(places, slopes, strict=True):
+                low, high = arguments[place].lower.double(), arguments[place].upper.double()
+                corner = torch.where(slope > 0, low, high)
+                value = corner if step % 2 else (corner + point[place].detach()) / 2
+                point[place] = torch.minimum(torch.maximum(value, low), high)
+
+
 def check_interval(case: Case, radius: float, dtype: torch.dtype, seed: int = 0) -> None:
     """Every result at a point of the box is in the interval."""
     arguments = box(case, radius, dtype, seed)
     found = call(case, "interval", arguments)
-    for point in inside(arguments, 40, seed):
+    for point in inside(arguments, 20, seed):
         for bounds, value in zip(found, exact(case, point), strict=True):
             room = 1e-14 * value.abs().max()
             assert bounds.shape == value.shape
             assert (bounds.lower.double() <= value + room).all()
             assert (bounds.upper.double() >= value - room).all()
+    generator = torch.Generator().manual_seed(seed)
+    for _ in range(3):
+        number = int(torch.randint(len(found), (), generator=generator))
+        bounds = found[number]
+        element = int(torch.randint(bounds.lower[0].numel(), (), generator=generator))
+        for sign, end in ((1, bounds.lower), (-1, bounds.upper)):
+            limit = sign * end.double().flatten(1)[:, element]
+            room = 1e-14 * (1 + limit.abs())
+
+            def gap(
+                point: list[Any],
+                number: int = number,
+                element: int = element,
+                sign: int = sign,
+                limit: Tensor = limit,
+            ) -> Tensor:
+                return sign * exact(case, point)[number].flatten(1)[:, element] - limit
+
+            descend(arguments, gap, lambda found, room=room: -room)
 
 
 def check_relaxation(case: Case, radius: float, dtype: torch.dtype, seed: int = 0) -> None:
-    """Carried rows bound rows on the result from below at every point of the box."""
+    """Carried rows bound rows on the result from below at every point of the box.
+
+    The rows are random ones, one on a single element, and the result itself.
+    """
     arguments = box(case, radius, dtype, seed)
     generator = torch.Generator().manual_seed(seed)
     steps = call(case, "relaxation", arguments)
-    points = inside(arguments, 20, seed)
-    places = [place for place, each in enumerate(arguments) if isinstance(each, Interval)]
-    values = [exact(case, point) for point in points]
+    middle = exact(case, inside(arguments, 1, seed)[0])
     for number, step in enumerate(steps):
-        shape = values[0][number].shape
-        rows = torch.randn(2, 3, *shape[1:], generator=generator, dtype=dtype)
+        shape = middle[number].shape
+        rows = torch.randn(2, 4, *shape[1:], generator=generator, dtype=dtype)
         rows = rows * (torch.rand(rows.shape, generator=generator) > 0.5)
+        rows[:, 2] = middle[number]
+        rows[:, 3] = 0
+        element = int(torch.randint(shape[1:].numel(), (), generator=generator))
+        rows[:, 3].flatten(1)[:, element] = (-1) ** seed
         carried, constant = step.back(rows)
-        for point, value in zip(points, values, strict=True):
-            left = (rows.double() * value[number].unsqueeze(1)).flatten(2).sum(2)
-            size = (rows.double() * value[number].unsqueeze(1)).abs().flatten(2).sum(2)
-            if step.error is not None:
-                error = step.error.double().unsqueeze(1)
-                left = left + (rows.double().abs() * error).flatten(2).sum(2)
-            right = torch.zeros_like(left) if constant is None else constant.double()
-            for owner, part in carried:
-                place = next(each for each in places if arguments[each] is owner)
-                assert part.shape[2:] == owner.shape[1:]
-                term = part.double() * point[place].unsqueeze(1)
-                right = right + term.flatten(2).sum(2)
-                size = size + term.abs().flatten(2).sum(2)
-            assert (left >= right - 1e-14 * size).all()
+        for row in range(4):
+            one = [(owner, part[:, row]) for owner, part in carried]
+            offset = None if constant is None else constant[:, row]
+            _check_row(case, arguments, number, rows[:, row], (one, offset), step.error)
+
+
+def _check_row(
+    case: Case,
+    arguments: list[Any],
+    number: int,
+    row: Tensor,
+    carried: tuple[list[tuple[Interval, Tensor]], Tensor | None],
+    error: Tensor | None,
+) -> None:
+    sizes: list[Tensor] = []
+    reserve = torch.zeros(2, dtype=torch.float64)
+    if error is not None:
+        reserve = (row.double().abs() * error.double()).flatten(1).sum(1)
+    constant = reserve * 0 if carried[1] is None else carried[1].double()
+
+    def gap(point: list[Any]) -> Tensor:
+        value = row.double() * exact(case, point)[number]
+        total, size = value.flatten(1).sum(1), value.abs().flatten(1).sum(1)
+        for owner, part in carried[0]:
+            place = next(place for place, each in enumerate(arguments) if each is owner)
+            assert part.shape[1:] == owner.shape[1:]
+            term = part.double() * point[place]
+            total, size = total - term.flatten(1).sum(1), size + term.abs().flatten(1).sum(1)
+        sizes.append(size.detach())
+        return total + reserve - constant
+
+    descend(arguments, gap, lambda found: -1e-14 * sizes[-1])
 
 
 def check_evaluation(case: Case, radius: float, seed: int = 0) -> None:

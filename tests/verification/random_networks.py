@@ -6,6 +6,7 @@ of hypothesis, which then shrinks the decisions.
 
 from __future__ import annotations
 
+import copy
 import random
 import warnings
 from collections.abc import Callable, Sequence
@@ -67,7 +68,7 @@ class Constant(nn.Module):
     def __init__(self, name: str, shape: tuple[int, ...], join: Callable[..., Tensor]) -> None:
         super().__init__()
         self.name = name
-        self.weight = nn.Parameter(torch.randn(shape))
+        self.weight = nn.Parameter(torch.randn(shape).sign() * (torch.rand(shape) + 0.3))
         self.join = join
 
     def forward(self, inputs: Tensor) -> Tensor:
@@ -217,7 +218,7 @@ VECTORS: dict[str, Callable[[Tensor], Tensor]] = {
 JOINS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "residual": lambda x, y: x + y,
     "residual, then activated": lambda x, y: torch.relu(x + y),
-    "residual in place": lambda x, y: y.add_(x),
+    "residual in place": lambda x, y: (y * 1).add_(x),
     "difference": lambda x, y: y - x,
     "product": lambda x, y: x * y,
     "gate": lambda x, y: y.sigmoid() * x,
@@ -228,7 +229,7 @@ CONSTANTS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "times weights": lambda x, w: w * x,
     "plus weights": lambda x, w: w + x,
     "weights less": lambda x, w: w - x,
-    "over weights": lambda x, w: x / (w.abs() + 0.3),
+    "over weights": lambda x, w: x / w,
     "less weights": lambda x, w: x.sub(w),
 }
 ENDS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -487,7 +488,10 @@ def problem(
         module = _grown(choose, shape)
         _unsettle(module)
         done = choose(weights)
-        _spoil(module, done, choose)
+        spoilt = copy.deepcopy(module)
+        _spoil(spoilt, done, choose)
+        if bool(spoilt(inputs.float()).isfinite().all()):
+            module = spoilt
     normalised = choose((True, False))
     arguments = {"mean": MEAN, "std": STD} if normalised else {}
     return Problem(Classifier(module.to(dtype).eval(), **arguments), inputs, done)

@@ -36,6 +36,13 @@ CASES = {
     "softmax over the middle": Case(torch.softmax, torch.softmax, ((4, 3),), {"dim": 1}),
     "softmax of one": Case(torch.softmax, torch.softmax, ((3, 1),), {"dim": 2}),
     "log-softmax": Case(torch.log_softmax, torch.log_softmax, ((3, 5),), {"dim": -1}),
+    "log-softmax of large": Case(
+        torch.log_softmax,
+        torch.log_softmax,
+        ((3, 5),),
+        {"dim": -1},
+        lambda place, low, high: (1e4 * low, 1e4 * high),
+    ),
     "softmax of large": Case(
         torch.softmax,
         torch.softmax,
@@ -61,6 +68,27 @@ dtypes = pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_every_result_is_in_the_interval(name, radius, dtype):
     for seed in range(2):
         check_interval(CASES[name], radius, dtype, seed)
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 1e3])
+def test_long_sums_in_float32_hold_the_value_in_float64(scale):
+    """Where terms cancel, rounding is much larger than the result."""
+    generator = torch.Generator().manual_seed(7)
+    one, two = (scale * torch.randn(1, 3, 3000, generator=generator) for _ in range(2))
+    one = torch.cat([one, -one * (1 + 1e-6)], 2)
+    two = torch.cat([two, two], 2).mT
+    found = products.matmul(Interval(one, one), Interval(two, two))
+    value = one.double() @ two.double()
+    assert (found.lower.double() <= value).all()
+    assert (found.upper.double() >= value).all()
+    found = TABLE[torch.softmax].interval(Interval(one, one), 2)
+    value = one.double().softmax(2)
+    assert (found.lower.double() <= value).all()
+    assert (found.upper.double() >= value).all()
+    average = products.attended_interval(found, Interval(two, two))
+    value = value @ two.double()
+    assert (average.lower.double() <= value).all()
+    assert (average.upper.double() >= value).all()
 
 
 @names

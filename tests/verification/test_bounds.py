@@ -26,6 +26,7 @@ from pytest_triguard.verification.operators import (
     max_pooling,
     pooling,
     rectifiers,
+    scaling,
     shape,
     smooth,
 )
@@ -147,7 +148,7 @@ def test_batch_normalisation_holds_its_exact_rational_value():
     values = torch.linspace(-3, 3, 64).view(-1, 1, 1, 1)
     mean, variance = torch.tensor([0.3]), torch.tensor([0.5])
     weight, bias = torch.tensor([-1.7]), torch.tensor([0.1])
-    found = affine.batch_norm(
+    found = scaling.batch_norm(
         Interval(values, values), mean, variance, weight, bias, eps=2.25 - 0.5
     )
     for place, value in enumerate(values.flatten().tolist()):
@@ -300,8 +301,8 @@ STATISTICS = torch.zeros(3), torch.ones(3)
         lambda: pooling.avg_pool2d(VALUE, 2, divisor_override=-2),
         lambda: pooling.mean(VALUE),
         lambda: max_pooling.amax(VALUE, (-4, 1)),
-        lambda: affine.batch_norm(VALUE, *STATISTICS, training=True),
-        lambda: affine.batch_norm(VALUE, None, None),
+        lambda: scaling.batch_norm(VALUE, *STATISTICS, training=True),
+        lambda: scaling.batch_norm(VALUE, None, None),
         lambda: affine.linear(VALUE, torch.ones(4)),
         lambda: arithmetic.add(VALUE, VALUE, alpha=2),
         lambda: arithmetic.sub(VALUE, 1.0, alpha=2),

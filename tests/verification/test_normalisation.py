@@ -153,6 +153,31 @@ def test_the_relaxation_is_exact_to_first_order():
     assert slack[1] < 0.02 * slack[0]
 
 
+@pytest.mark.parametrize("radius", [1e-3, 0.1, 1.0, 5.0])
+def test_moments_and_lines_hold_at_every_corner(radius):
+    """What the remainder of a whole row would hide: magnitudes, variance, root and its lines."""
+    generator = torch.Generator().manual_seed(3)
+    for _ in range(5):
+        middle = torch.randn(1, 6, generator=generator, dtype=torch.float64)
+        value = Interval(middle - radius, middle + radius)
+        step = TABLE[nn.LayerNorm].relaxation(value, (6,), eps=0.01)
+        known = step.known
+        shares = torch.tensor(list(product([0.0, 1.0], repeat=6))).double()
+        points = value.lower + shares * (value.upper - value.lower)
+        centred = points - points.mean(1, keepdim=True)
+        variance = centred.square().mean(1) + 0.01
+        root = variance.rsqrt()
+        assert (centred.abs() >= known.least[0]).all()
+        assert (centred.abs() <= known.most[0]).all()
+        assert variance.min() >= known.variance[0]
+        assert variance.max() <= known.variance[1]
+        assert ((root - known.root[0]).abs() <= known.root[1] + 1e-15).all()
+        along = (2 * known.centre[0, 0] * centred).mean(1)
+        fall, below, drop, above = (each.item() for each in step.lines)
+        assert (root >= below - fall * along).all()
+        assert (root <= above - drop * along).all()
+
+
 def test_overflow_leaves_no_finite_bound_behind():
     ends = torch.tensor([[1e200, -1e200, 0.0, 1.0]], dtype=torch.float64)
     found = TABLE[nn.LayerNorm].interval(Interval(ends, ends), (4,))

@@ -30,6 +30,7 @@ from pytest_triguard.verification.operators import (
     products,
     rectifiers,
     resampling,
+    scaling,
     shape,
     slicing,
     smooth,
@@ -38,7 +39,16 @@ from pytest_triguard.verification.operators import (
 from pytest_triguard.verification.operators import softmax as exponentials
 from pytest_triguard.verification.operators.rule import Rule, Unsupported, no_arguments, taken
 
-__all__ = ["COMPOSED", "LINEAR", "TABLE", "Rule", "Unsupported"]
+__all__ = [
+    "BATCH_NORM",
+    "COMPOSED",
+    "CONV2D",
+    "IDENTITY",
+    "LINEAR",
+    "TABLE",
+    "Rule",
+    "Unsupported",
+]
 
 _ADD = Rule(
     interval=arithmetic.add,
@@ -79,7 +89,7 @@ _CAT = Rule(
     many=True,
     mixing="none",
 )
-_IDENTITY = Rule(
+IDENTITY = Rule(
     interval=shape.identity,
     relaxation=shape.identity_relaxation,
     evaluation=shape.exact,
@@ -88,7 +98,7 @@ _IDENTITY = Rule(
     identity=True,
     mixing="none",
 )
-_DROPOUT = replace(_IDENTITY, interval=shape.dropout, arguments=taken("p", "training"))
+_DROPOUT = replace(IDENTITY, interval=shape.dropout, arguments=taken("p", "training"))
 _FLATTEN = Rule(**shape.FLATTEN, arguments=taken("start_dim", "end_dim"))
 _RESHAPE = Rule(**shape.RESHAPE)
 _PERMUTE = Rule(**shape.PERMUTE)
@@ -99,21 +109,24 @@ LINEAR = Rule(
     interval=affine.linear,
     relaxation=affine.linear_relaxation,
     evaluation=affine.linear_evaluation,
+    keeps=True,
     arguments=taken("weight", "bias"),
     mixing="sum",
 )
-_CONV2D = Rule(
+CONV2D = Rule(
     interval=affine.conv2d,
     relaxation=affine.conv2d_relaxation,
     evaluation=affine.conv2d_evaluation,
+    keeps=True,
     arguments=affine.conv2d_arguments,
     mixing="sum",
 )
-_BATCH_NORM = Rule(
-    interval=affine.batch_norm,
-    relaxation=affine.batch_norm_relaxation,
-    evaluation=affine.batch_norm_evaluation,
-    arguments=affine.batch_norm_arguments,
+BATCH_NORM = Rule(
+    interval=scaling.batch_norm,
+    relaxation=scaling.batch_norm_relaxation,
+    evaluation=scaling.batch_norm_evaluation,
+    keeps=True,
+    arguments=scaling.batch_norm_arguments,
     mixing="none",
 )
 _RELU = Rule(
@@ -235,7 +248,7 @@ _FLIP = Rule(**arranging.FLIP)
 _PIXEL_SHUFFLE = Rule(**arranging.PIXEL_SHUFFLE, arguments=taken("upscale_factor"))
 _PIXEL_UNSHUFFLE = Rule(**arranging.PIXEL_UNSHUFFLE, arguments=taken("downscale_factor"))
 _CHANNEL_SHUFFLE = Rule(**arranging.CHANNEL_SHUFFLE, arguments=taken("groups"))
-_STOCHASTIC_DEPTH = replace(_IDENTITY, interval=shape.stochastic_depth)
+_STOCHASTIC_DEPTH = replace(IDENTITY, interval=shape.stochastic_depth)
 _AMAX = Rule(
     interval=max_pooling.amax,
     relaxation=max_pooling.amax_relaxation,
@@ -246,9 +259,9 @@ _AMAX = Rule(
 
 _MODULES: dict[type[nn.Module], Rule] = {
     nn.Linear: LINEAR,
-    nn.Conv2d: _CONV2D,
-    nn.BatchNorm1d: _BATCH_NORM,
-    nn.BatchNorm2d: _BATCH_NORM,
+    nn.Conv2d: CONV2D,
+    nn.BatchNorm1d: BATCH_NORM,
+    nn.BatchNorm2d: BATCH_NORM,
     nn.ReLU: _RELU,
     nn.ReLU6: _RELU6,
     nn.LeakyReLU: _LEAKY_RELU,
@@ -269,7 +282,7 @@ _MODULES: dict[type[nn.Module], Rule] = {
     nn.AvgPool2d: _AVG_POOL,
     nn.AdaptiveAvgPool2d: _ADAPTIVE_AVG_POOL,
     nn.Flatten: _FLATTEN,
-    nn.Identity: _IDENTITY,
+    nn.Identity: IDENTITY,
     nn.Dropout: _DROPOUT,
     nn.Dropout2d: _DROPOUT,
     nn.Dropout1d: _DROPOUT,
@@ -293,8 +306,8 @@ _MODULES: dict[type[nn.Module], Rule] = {
 
 _FUNCTIONS: dict[Any, Rule] = {
     functional.linear: LINEAR,
-    functional.conv2d: _CONV2D,
-    functional.batch_norm: _BATCH_NORM,
+    functional.conv2d: CONV2D,
+    functional.batch_norm: BATCH_NORM,
     functional.relu: _RELU,
     torch.relu: _RELU,
     functional.relu6: _RELU6,
@@ -441,9 +454,9 @@ _METHODS: dict[str, Rule] = {
     "unflatten": _UNFLATTEN,
     "roll": _ROLL,
     "flip": _FLIP,
-    "contiguous": _IDENTITY,
-    "clone": _IDENTITY,
-    "detach": _IDENTITY,
+    "contiguous": IDENTITY,
+    "clone": IDENTITY,
+    "detach": IDENTITY,
     "add": _ADD,
     "sub": _SUB,
     "mul": _MUL,

@@ -7,6 +7,7 @@ is at most gamma times `|W| |c| + |b|`; as `|W|` is applied to `r` anyway, the e
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -17,12 +18,14 @@ from torch.nn import functional
 from torch.nn.grad import conv2d_input
 
 from pytest_triguard.verification import rounding
-from pytest_triguard.verification.intervals import Ball, Interval, lengths, per_sample
-from pytest_triguard.verification.operators.rule import Unsupported
-from pytest_triguard.verification.relaxations import Affine, Scale, flat_rows, magnitude
+from pytest_triguard.verification.intervals import ROOM, Ball, Interval, per_sample
+from pytest_triguard.verification.operators.rule import Keep, Unsupported
+from pytest_triguard.verification.operators.scaling import statistics
+from pytest_triguard.verification.relaxations import Affine, flat_rows, magnitude
+from pytest_triguard.verification.windows import Windowed
 
-_ROUNDINGS = 16
-"""Roundings that `scaled` makes at most, those in its factor included."""
+_MUCH = 0.25
+"""Largest relative error of a sum that is worth a bound."""
 
 
 @dataclass(frozen=True)
@@ -34,22 +37,30 @@ class Product:
         transpose: From rows `(M, *shape of the output)` and weights to rows on the input.
         fan_in: Number of products in a sum.
         fan_out: Number of products in a sum of the transpose.
+        outputs: Number of elements of a bias.
         largest: From magnitudes of the weights and scales of the inputs to the largest product of
             the two in each sum, shaped to go with the output.
         channels: Shape in which a bias goes with the output.
+        sliding: The transpose for rows in windows, where there is one.
+        norms: From magnitudes of the weights to the sum of those behind each output or channel.
     """
 
     apply: Callable[[Tensor, Tensor, Tensor | None], Tensor]
     transpose: Callable[[Tensor, Tensor], Tensor]
     fan_in: int
     fan_out: int
+    outputs: int
     largest: Callable[[Tensor, Tensor], Tensor]
     channels: tuple[int, ...] = (-1,)
+    sliding: Callable[[Windowed, Tensor], Windowed] | None = None
+    norms: Callable[[Tensor], Tensor] = lambda magnitudes: magnitudes.flatten(1).sum(1)
 
 
-def linear(input: Interval, weight: Tensor, bias: Tensor | None = None) -> Interval:
+def linear(
+    input: Interval, weight: Tensor, bias: Tensor | None = None, *, keep: Keep | None = None
+) -> Interval:
     """Bounds of `functional.linear`."""
-    return bounded(input, weight, bias, _linear_product(weight))
+    return bounded(input, weight, bias, _linear_product(weight), keep)
 
 
 def linear_relaxation(input: Interval, weight: Tensor, bias: Tensor | None = None) -> Affine:
@@ -72,7 +83,7 @@ def _linear_product(weight: Tensor) -> Product:
         return (magnitudes * scale.amax(tuple(range(scale.ndim - 1)))).amax(1)
 
     outputs, inputs = weight.shape
-    return Product(functional.linear, torch.matmul, inputs, outputs, largest)
+    return Product(functional.linear, torch.matmul, inputs, outputs, outputs, largest)
 
 
 def conv2d(
@@ -83,10 +94,13 @@ def conv2d(
     padding: Any = 0,
     dilation: Any = 1,
     groups: int = 1,
+    *,
+    keep: Keep | None = None,
+    norm: dict[str, Any] | None = None,
 ) -> Interval:
-    """Bounds of `functional.conv2d`."""
+    """Bounds of `functional.conv2d`, or of a batch normalisation of it with those arguments."""
     product = _conv2d_product(input, weight, stride, padding, dilation, groups)
-    return bounded(input, weight, bias, product)
+    return bounded(input, weight, bias, product, keep, norm)
 
 
 def conv2d_relaxation(
@@ -128,13 +142,17 @@ def _conv2d_product(
     def transpose(rows: Tensor, weights: Tensor) -> Tensor:
         return _conv2d_transpose(rows, weights, input.shape[2:], stride, padding, dilation, groups)
 
+    def sliding(rows: Windowed, weights: Tensor) -> Windowed:
+        return _conv2d_sliding(rows, weights, input.shape[2:], stride, padding, dilation, groups)
+
     def largest(magnitudes: Tensor, scale: Tensor) -> Tensor:
         by_channel = scale.amax((0, 2, 3)).view(groups, 1, -1)
         by_group = magnitudes.amax((2, 3)).view(groups, -1, magnitudes.shape[1])
         return (by_group * by_channel).amax(2).view(-1, 1, 1)
 
     fan_out = weight.numel() // (weight.shape[1] * groups)
-    return Product(apply, transpose, weight[0].numel(), fan_out, largest, (-1, 1, 1))
+    outputs, shape = len(weight), (-1, 1, 1)
+    return Product(apply, transpose, weight[0].numel(), fan_out, outputs, largest, shape, sliding)
 
 
 def _conv2d_transpose(
@@ -148,27 +166,60 @@ def _conv2d_transpose(
 ) -> Tensor:
     """Return the transpose of a convolution, `(M, C, H, W)` for rows `(M, K, h, w)`."""
     steps, gaps = _pair(stride), _pair(dilation)
-    reach = [gap * (each - 1) for gap, each in zip(gaps, weight.shape[2:], strict=True)]
+    reach, before = _reach(weight, gaps, padding)
     if padding == "same":
-        before = [each // 2 for each in reach]
-        full = [each + extra for each, extra in zip(size, reach, strict=True)]
+        full = [each + extra - 1 for each, extra in zip(size, reach, strict=True)]
     else:
-        before = [0, 0] if padding == "valid" else list(_pair(padding))
         full = [each + 2 * pad for each, pad in zip(size, before, strict=True)]
     # What the last windows do not reach is nothing's concern, and comes out as zero.
     missed = [
-        whole - ((count - 1) * step + extent + 1)
+        whole - ((count - 1) * step + extent)
         for whole, count, step, extent in zip(full, rows.shape[2:], steps, reach, strict=True)
     ]
     if padding != "same" and rows.dtype != torch.float64:
         return functional.conv_transpose2d(
-            rows, weight, None, steps, tuple(before), tuple(missed), groups, gaps
+            rows, weight, None, steps, before, _pair(missed), groups, gaps
         )
     # In float64 the gradient's kernel is several times faster on a processor.
     whole: Tensor = conv2d_input(  # type: ignore[no-untyped-call]
         [len(rows), weight.shape[1] * groups, *full], weight, rows, steps, 0, gaps, groups
     )
     return whole[:, :, before[0] : before[0] + size[0], before[1] : before[1] + size[1]]
+
+
+def _conv2d_sliding(
+    rows: Windowed,
+    weight: Tensor,
+    size: torch.Size,
+    stride: Any,
+    padding: Any,
+    dilation: Any,
+    groups: int,
+) -> Windowed:
+    """Return the transpose of a convolution for rows in windows."""
+    steps, gaps = _pair(stride), _pair(dilation)
+    reach, before = _reach(weight, gaps, padding)
+    grid = rows.grid.back(steps, before, reach, size)
+    flat = rows.cleaned().flat()
+    if rows.grid.size == (1, 1) and groups == 1 and gaps == (1, 1):
+        found = (flat.flatten(1) @ weight.flatten(1)).view(-1, *weight.shape[1:])
+        return rows.moved(found, grid)
+    shape = [len(flat), weight.shape[1] * groups, *grid.size]
+    if flat.dtype == torch.float64:
+        found = conv2d_input(shape, weight, flat, steps, 0, gaps, groups)  # type: ignore[no-untyped-call]
+    else:
+        found = functional.conv_transpose2d(flat, weight, None, steps, 0, 0, groups, gaps)
+    return rows.moved(found, grid)
+
+
+def _reach(
+    weight: Tensor, gaps: tuple[int, int], padding: Any
+) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Return how far a kernel reaches, and the padding in front."""
+    reach = _pair([gap * (size - 1) + 1 for gap, size in zip(gaps, weight.shape[2:], strict=True)])
+    if padding == "same":
+        return reach, ((reach[0] - 1) // 2, (reach[1] - 1) // 2)
+    return reach, (0, 0) if padding == "valid" else _pair(padding)
 
 
 def conv2d_arguments(module: nn.Conv2d) -> dict[str, Any]:
@@ -179,183 +230,122 @@ def conv2d_arguments(module: nn.Conv2d) -> dict[str, Any]:
     return {name: getattr(module, name) for name in names}
 
 
-def batch_norm(
+@dataclass(frozen=True)
+class Weights:
+    """What a product's bounds take of its weights, in the dtype of the bounds.
+
+    Attributes:
+        exact: The weights.
+        offset: The bias, or None.
+        magnitudes: Magnitudes of the weights, and a little more.
+        floor: What the radius of each output starts from, `(outputs,)`.
+        size: Bytes that they take beside the module.
+    """
+
+    exact: Tensor
+    offset: Tensor | None
+    magnitudes: Tensor
+    floor: Tensor
+    size: int
+
+    @staticmethod
+    def of(
+        weight: Tensor,
+        bias: Tensor | None,
+        product: Product,
+        dtype: torch.dtype,
+        norm: dict[str, Any] | None,
+    ) -> Weights:
+        """Convert the weights of a product, and of a batch normalisation that follows it."""
+        fan_in, exact = product.fan_in, weight.to(dtype)
+        offset = None if bias is None else bias.to(dtype)
+        share, tiny = product_share(fan_in, dtype), rounding.tiny(dtype)
+        start = exact.new_zeros(product.outputs) if offset is None else offset.abs()
+        if norm is not None:
+            factor, centre, shift = statistics(dtype, **norm)
+            start = factor.abs() * (start + centre.abs()) + shift.abs()
+            offset = factor * (-centre if offset is None else offset - centre) + shift
+            exact = exact * factor.view(-1, *[1] * (exact.ndim - 1))
+        magnitudes = exact.abs().mul_(1 + share)
+        if norm is not None:  # factors may underflow
+            magnitudes.add_(tiny / rounding.roundoff(dtype))
+        floor = start * share + fan_in * tiny * (8 + 8 * magnitudes.amax())
+        size = magnitudes.nbytes * (1 if exact is weight else 2)
+        return Weights(exact, offset, magnitudes, floor, size)
+
+
+def product_share(fan_in: int, dtype: torch.dtype) -> float:
+    """Return the share s of its terms' magnitudes that a sum's radius gets, and of the radius.
+
+    With g for gamma, `s (1 - g) >= g + (ROOM + 29) u`: what the centre's sum rounds, what the
+    radius' sum rounds, what folding a normalisation into the weights rounds, and room for more.
+    """
+    gamma = rounding.gamma(fan_in, dtype)
+    if gamma > _MUCH:
+        return math.inf
+    return (gamma + (ROOM + 32) * rounding.roundoff(dtype)) * (1 + 2 * gamma)
+
+
+def bounded(
     input: Interval,
-    running_mean: Tensor | None,
-    running_var: Tensor | None,
-    weight: Tensor | None = None,
-    bias: Tensor | None = None,
-    training: bool = False,
-    momentum: float | None = 0.1,
-    eps: float = 1e-5,
-) -> Interval:
-    """Bounds of `functional.batch_norm` with running statistics."""
-    del momentum
-    if training or running_mean is None or running_var is None:
-        raise Unsupported("batch normalisation without running statistics")
-    return scaled(input, *_statistics(input, running_mean, running_var, weight, bias, eps))
-
-
-def batch_norm_relaxation(
-    input: Interval,
-    running_mean: Tensor,
-    running_var: Tensor,
-    weight: Tensor | None = None,
-    bias: Tensor | None = None,
-    training: bool = False,
-    momentum: float | None = 0.1,
-    eps: float = 1e-5,
-) -> Scale:
-    """The scaling itself."""
-    del training, momentum
-    return scaled_relaxation(
-        input, *_statistics(input, running_mean, running_var, weight, bias, eps)
-    )
-
-
-def batch_norm_evaluation(
-    input: Interval,
-    running_mean: Tensor,
-    running_var: Tensor,
-    weight: Tensor | None = None,
-    bias: Tensor | None = None,
-    training: bool = False,
-    momentum: float | None = 0.1,
-    eps: float = 1e-5,
-    *,
-    unit: float,
-) -> Tensor:
-    """Rounding of the module's own batch normalisation, merged into one product or not."""
-    del training, momentum
-    return scaled_evaluation(
-        input, *_statistics(input, running_mean, running_var, weight, bias, eps), unit=unit
-    )
-
-
-def _statistics(
-    input: Interval,
-    running_mean: Tensor,
-    running_var: Tensor,
-    weight: Tensor | None,
+    weight: Tensor,
     bias: Tensor | None,
-    eps: float,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return factor, centre and shift of a batch normalisation, shaped to go with its input."""
-    shape = (1, -1, *[1] * (len(input.shape) - 2))
-    mean, variance = running_mean.to(input.dtype), running_var.to(input.dtype)
-    factor = (variance + eps).sqrt().reciprocal()
-    if weight is not None:
-        factor = factor * weight.to(input.dtype)
-    shift = torch.zeros_like(mean) if bias is None else bias.to(input.dtype)
-    return factor.view(shape), mean.view(shape), shift.view(shape)
-
-
-def batch_norm_arguments(module: nn.BatchNorm2d) -> dict[str, Any]:
-    """Return the arguments of a batch normalisation module."""
-    names = ("running_mean", "running_var", "weight", "bias", "training", "eps")
-    return {name: getattr(module, name) for name in names}
-
-
-def scaled(input: Interval, factor: Tensor, centre: Tensor, shift: Tensor) -> Interval:
-    """Bounds of `factor * (input - centre) + shift`, element by element.
+    product: Product,
+    keep: Keep | None = None,
+    norm: dict[str, Any] | None = None,
+) -> Interval:
+    """Bound a product over a box, and over a ball where there is one.
 
     Args:
         input: The value.
-        factor: Factor, known up to four roundings.
-        centre: Subtracted first, exact.
-        shift: Added last, exact.
+        weight: The weights.
+        bias: Added last, or None.
+        product: The arithmetic.
+        keep: Keeps what is computed from weights and bias alone, or None.
+        norm: Arguments of a batch normalisation that follows it, or None.
     """
-
-    def run(values: Tensor) -> tuple[Tensor, Tensor]:
-        product = (values - centre) * factor
-        error = product.abs().add_(shift.abs()).mul_(_ROUNDINGS * rounding.roundoff(input.dtype))
-        return product + shift, error.add_(rounding.tiny(input.dtype))
-
-    (low, low_error), (high, high_error) = run(input.lower), run(input.upper)
-    lower = torch.minimum(low - low_error, high - high_error)
-    upper = torch.maximum(low + low_error, high + high_error)
-    ball = None if input.ball is None else _scaled_ball(input.ball, factor, run)
-    return Interval(lower, upper, ball)
-
-
-def scaled_relaxation(input: Interval, factor: Tensor, centre: Tensor, shift: Tensor) -> Scale:
-    """The scaling itself, as a factor and one offset."""
-    factor, centre, shift = (_aligned(each, input) for each in (factor, centre, shift))
-    offset = shift - factor * centre
-    unit = rounding.roundoff(input.dtype)
-    size = (factor * centre).abs() + shift.abs()
-    terms = magnitude(input)[0].numel()
-    error = _ROUNDINGS * unit * factor.abs() * magnitude(input)
-    return Scale(input, factor, offset, error + 2 * rounding.gamma(terms, input.dtype) * size)
-
-
-def _aligned(constant: Tensor, input: Interval) -> Tensor:
-    """Return a constant with as many dimensions as a value that it is broadcast with."""
-    missing = len(input.shape) - constant.ndim
-    if missing < 0:
-        raise Unsupported("a constant of more dimensions than the value")
-    return constant.reshape(*[1] * missing, *constant.shape)
-
-
-def scaled_evaluation(
-    input: Interval, factor: Tensor, centre: Tensor, shift: Tensor, *, unit: float
-) -> Tensor:
-    """Rounding of the module's own scaling, whichever way it orders the operations."""
-    size = factor.abs() * (magnitude(input) + centre.abs()) + shift.abs()
-    return _ROUNDINGS * unit * size
-
-
-def _scaled_ball(
-    ball: Ball, factor: Tensor, run: Callable[[Tensor], tuple[Tensor, Tensor]]
-) -> Ball:
-    """Scale a ball; what was rounded in its centre widens its radius."""
-    centre, error = run(ball.centre)
-    unit = rounding.roundoff(centre.dtype)
-    scale = (ball.scale * factor.abs()).expand_as(centre) * (1 + _ROUNDINGS * unit)
-    moved = torch.where(scale == 0, torch.zeros_like(error), error / scale)
-    growth = 1 + rounding.gamma(centre[0].numel(), centre.dtype)
-    return Ball(centre, scale, (ball.radius + lengths(moved, ball.norm)) * growth, ball.norm)
-
-
-def bounded(input: Interval, weight: Tensor, bias: Tensor | None, product: Product) -> Interval:
-    """Bound a product over a box, and over a ball where there is one."""
     dtype = input.dtype
-    exact = weight.to(dtype)
-    offset = exact.new_zeros(len(exact)) if bias is None else bias.to(dtype)
-    gamma = rounding.gamma(product.fan_in, dtype)
-    floor = product.fan_in * rounding.tiny(dtype)
-    centre, reach = (input.lower + input.upper).mul_(0.5), input.upper - input.lower
-    reach.mul_(0.5 + 2 * gamma).add_(centre.abs(), alpha=2 * gamma).add_(rounding.tiny(dtype))
-    value = product.apply(centre, exact, offset)
-    over_ball = None
-    if input.ball is not None:
-        over_ball = _over_ball(input.ball, exact, offset, product)
-    # Weights can be larger than everything else; their magnitudes replace a converted copy.
-    magnitudes = exact.abs() if exact is weight else exact.abs_()
-    radius = product.apply(reach, magnitudes, offset.abs().mul_(2 * gamma).add_(floor))
-    radius = _with_last_rounding(radius, value)
-    lower, upper = value - radius, value + radius
-    if over_ball is not None:
-        value, radius = over_ball
-        lower, upper = torch.maximum(lower, value - radius), torch.minimum(upper, value + radius)
-    return Interval(lower, upper)
+
+    def convert() -> Weights:
+        return Weights.of(weight, bias, product, dtype, norm)
+
+    known = convert() if keep is None else keep(convert)
+    centre, reach = input.parts(product_share(product.fan_in, dtype))
+    value = product.apply(centre, known.exact, known.offset)
+    radius = product.apply(reach, known.magnitudes, known.floor)
+    found = Interval.around(value, radius, ROOM)
+    if input.ball is None:
+        return found
+    offset = known.exact.new_zeros(product.outputs) if known.offset is None else known.offset
+    middle, spread = _over_ball(input.ball, known.exact, offset, product)
+    spread = spread + known.floor.view(product.channels)
+    return Interval(
+        torch.maximum(found.lower, middle - spread), torch.minimum(found.upper, middle + spread)
+    )
 
 
 def relaxed(input: Interval, weight: Tensor, bias: Tensor | None, product: Product) -> Affine:
     """Return a product as a relaxation: its transpose, and what that rounds."""
-    exact = weight.to(input.dtype)
+    exact, slide = weight.to(input.dtype), product.sliding
     offset = None if bias is None else bias.to(input.dtype)
     with torch.no_grad():
-        size = product.apply(magnitude(input), exact.abs(), None)
-        error = size * (2 * rounding.gamma(max(product.fan_in, product.fan_out), input.dtype))
+        # The norm of each row of weights times the largest magnitude: no product is needed.
+        norms = product.norms(exact.abs()).view(product.channels)
+        largest = magnitude(input).flatten(1).amax(1)
+        gamma = rounding.gamma(max(product.fan_in, product.fan_out), input.dtype)
+        error = norms * per_sample(largest, input.lower) * (2 * gamma)
         if offset is not None:
             offset = offset.view(product.channels)
-            error += offset.abs() * (2 * rounding.gamma(size[0].numel(), input.dtype))
+            terms = product.outputs
+            if len(input.shape) > 2:
+                terms = product.apply(input.lower[:1], exact, None).numel()
+            error = error + offset.abs() * (2 * rounding.gamma(terms, input.dtype))
     return Affine(
         input,
         lambda rows: flat_rows(rows, lambda flat: product.transpose(flat, exact)),
         offset,
         error,
+        None if slide is None else lambda rows: slide(rows, exact),
     )
 
 
@@ -363,12 +353,11 @@ def evaluated(
     input: Interval, weight: Tensor, bias: Tensor | None, product: Product, unit: float
 ) -> Tensor:
     """Return how far the module's own product can be off, in any order of summation."""
-    size = product.apply(
-        magnitude(input),
-        weight.to(input.dtype).abs(),
-        None if bias is None else bias.to(input.dtype).abs(),
-    )
-    return size.mul_(2 * rounding.accumulated(product.fan_in, unit))
+    magnitudes, sizes = weight.to(input.dtype).abs(), magnitude(input)
+    size = product.apply(sizes, magnitudes, None if bias is None else bias.to(input.dtype).abs())
+    largest = per_sample(sizes.flatten(1).amax(1), size) + magnitudes.amax()
+    error = size * (2 * rounding.accumulated(product.fan_in, unit))
+    return rounding.unless_overflow(error + rounding.lost(largest, product.fan_in), size)
 
 
 def _with_last_rounding(radius: Tensor, value: Tensor) -> Tensor:

@@ -9,12 +9,12 @@ from torch import Tensor
 
 from pytest_triguard.verification import rounding
 from pytest_triguard.verification.intervals import Ball, Interval
-from pytest_triguard.verification.operators.affine import (
+from pytest_triguard.verification.operators.rule import Unsupported
+from pytest_triguard.verification.operators.scaling import (
     scaled,
     scaled_evaluation,
     scaled_relaxation,
 )
-from pytest_triguard.verification.operators.rule import Unsupported
 from pytest_triguard.verification.relaxations import (
     Affine,
     Band,
@@ -27,15 +27,23 @@ from pytest_triguard.verification.relaxations import (
 
 Operand = Interval | Tensor | float
 
+_SUMMED = 4
+"""Roundings that a sum takes of the room of its terms."""
+
 
 def add(input: Operand, other: Operand, *, alpha: float = 1) -> Interval:
     """Bounds of a sum."""
     _plain(alpha)
-    if isinstance(input, Interval) and isinstance(other, Interval):
-        return Interval(
-            rounding.down(input.lower + other.lower, 1), rounding.up(input.upper + other.upper, 1)
-        )
-    return scaled(*_shifted(input, other))
+    if not (isinstance(input, Interval) and isinstance(other, Interval)):
+        return scaled(*_shifted(input, other))
+    if input.is_centred or other.is_centred:
+        (centre, radius, room), (second, spread, space) = input.centred(), other.centred()
+        if min(room, space) >= _SUMMED + 4:
+            reach = (radius + spread).add_(16 * rounding.tiny(radius.dtype))
+            return Interval.around(centre + second, reach, min(room, space) - _SUMMED)
+    return Interval(
+        rounding.down(input.lower + other.lower, 1), rounding.up(input.upper + other.upper, 1)
+    )
 
 
 def add_relaxation(input: Operand, other: Operand, *, alpha: float = 1) -> Relaxation:
@@ -49,7 +57,8 @@ def add_relaxation(input: Operand, other: Operand, *, alpha: float = 1) -> Relax
 def add_evaluation(input: Operand, other: Operand, *, alpha: float = 1, unit: float) -> Tensor:
     """Rounding of the module's own sum or difference."""
     _plain(alpha)
-    return (_magnitude(input) + _magnitude(other)) * (2 * unit)
+    size = _magnitude(input, other) + _magnitude(other, input)
+    return size * (4 * unit) + rounding.lost(torch.zeros_like(size))
 
 
 def sub(input: Operand, other: Operand, *, alpha: float = 1) -> Interval:
@@ -87,11 +96,28 @@ def neg_relaxation(input: Interval) -> Affine:
 def mul(input: Operand, other: Operand) -> Interval:
     """Bounds of a product, element by element."""
     if isinstance(input, Interval) and isinstance(other, Interval):
+        if other.positive:
+            return _times_positive(input, other)
+        if input.positive:
+            return _times_positive(other, input)
         stacked = torch.stack(
             [one * two for one in (input.lower, input.upper) for two in (other.lower, other.upper)]
         )
         return Interval(rounding.down(stacked.amin(0), 1), rounding.up(stacked.amax(0), 1))
     return scaled(*_multiplied(input, other))
+
+
+def _times_positive(input: Interval, factor: Interval) -> Interval:
+    """Bound a product with a factor of at least zero, which is likely to have fewer elements."""
+    unit, tiny = rounding.roundoff(input.dtype), rounding.tiny(input.dtype)
+    least = (factor.lower * (1 - 4 * unit) - tiny).clamp_min_(0)
+    most = factor.upper * (1 + 4 * unit) + tiny
+    if input.positive:
+        lower, upper = input.lower * least, input.upper * most
+    else:
+        lower = torch.minimum(input.lower * least, input.lower * most)
+        upper = torch.maximum(input.upper * least, input.upper * most)
+    return Interval(lower.sub_(4 * tiny), upper.add_(4 * tiny))
 
 
 def mul_relaxation(input: Operand, other: Operand) -> Relaxation:
@@ -127,7 +153,8 @@ def mul_open(input: Operand, other: Operand) -> list[tuple[Interval, Tensor]]:
 
 def mul_evaluation(input: Operand, other: Operand, *, unit: float) -> Tensor:
     """Rounding of the module's own product."""
-    return _magnitude(input) * _magnitude(other) * (2 * unit)
+    first, second = _magnitude(input, other), _magnitude(other, input)
+    return first * second * (4 * unit) + rounding.lost(first + second)
 
 
 def div(input: Operand, other: Operand) -> Interval:
@@ -193,11 +220,12 @@ def _folded(mask: Tensor, value: Interval) -> Tensor:
     return mask
 
 
-def _magnitude(operand: Operand) -> Tensor:
-    """Return the largest magnitude of an operand's elements."""
+def _magnitude(operand: Operand, other: Operand) -> Tensor:
+    """Return the largest magnitude of an operand's elements; one of the two is an interval."""
     if isinstance(operand, Interval):
         return magnitude(operand)
-    return torch.as_tensor(operand, dtype=torch.float64).abs()
+    value, constant = _sorted(operand, other)
+    return constant.abs() + torch.zeros_like(value.lower)
 
 
 def _shifted(input: Operand, other: Operand) -> tuple[Interval, Tensor, Tensor, Tensor]:

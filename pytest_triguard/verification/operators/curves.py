@@ -155,6 +155,7 @@ class Curve:
         turn: Where it stops rising or falling, or ends; without one it rises everywhere.
         span: Numbers between which all its values are.
         rounded: The error of the module's own function.
+        ends: A faster `interval` of this function, or None.
     """
 
     value: Function
@@ -162,12 +163,15 @@ class Curve:
     turn: Turn | None = None
     span: tuple[float, float] = (-inf, inf)
     rounded: Rounded = _LIBRARY
+    ends: Callable[[Interval], Interval] | None = None
 
     def interval(self, input: Interval) -> Interval:
         """Bound the function: by its values at the ends, and at the turn where that is inside.
 
         NaN where the function has a pole inside, or is not defined at an end.
         """
+        if self.ends is not None:
+            return self.ends(input)
         first, last = self.value(input.lower), self.value(input.upper)
         if self.turn is None:
             lower, upper = _down(first), _up(last)
@@ -181,7 +185,7 @@ class Curve:
                 upper = torch.where(inside, torch.maximum(upper, _up(near(most, 1))), upper)
         if self.span != (-inf, inf):
             lower, upper = lower.clamp_(*self.span), upper.clamp_(*self.span)
-        return Interval(lower, upper)
+        return Interval(lower, upper, positive=self.span[0] >= 0)
 
     @torch.no_grad()
     def band(self, input: Interval) -> Band:

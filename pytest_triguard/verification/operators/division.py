@@ -85,7 +85,9 @@ def div_evaluation(input: Operand, other: Operand, *, unit: float) -> Tensor:
     """Rounding of the module's own quotient."""
     if not isinstance(other, Interval):
         return arithmetic.div_evaluation(input, other, unit=unit)
-    return magnitude(div(input, other)) * (2 * unit)
+    least = torch.minimum(other.lower.abs(), other.upper.abs())
+    error = magnitude(div(input, other)) * (4 * unit) + rounding.lost(1 / least)
+    return torch.where(least > torch.finfo(torch.float32).tiny, error, torch.nan)
 
 
 def _dividend(input: Operand, other: Interval) -> Interval:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from pytest_triguard.verification import rounding
 from pytest_triguard.verification.intervals import Interval
 from pytest_triguard.verification.operators.curves import (
     LIBRARY_ROUNDINGS,
@@ -157,7 +158,21 @@ def hardswish(input: Interval, inplace: bool = False) -> Curve:
         Piece(-3.0, 3.0, 1, value, slope),
         linear(3.0, inf, value, 1.0),
     )
-    return Curve(value=value, pieces=pieces, turn=_valley((-1.5, -0.375)))
+    turn = _valley((-1.5, -0.375))
+    return Curve(value=value, pieces=pieces, turn=turn, ends=_hardswish_ends)
+
+
+def _hardswish_ends(input: Interval) -> Interval:
+    """Bound hardswish: least at the place nearest to its minimum, largest at an end.
+
+    As no value v is below -3/8, its magnitude is at most `v + 3/4`.
+    """
+    lower, upper = input.lower, input.upper
+    unit, tiny = rounding.roundoff(input.dtype), rounding.tiny(input.dtype)
+    low = functional.hardswish(torch.minimum(lower.clamp_min(-1.5), upper))
+    high = torch.maximum(functional.hardswish(lower), functional.hardswish(upper))
+    share, fixed = 16 * unit, 12 * unit + 8 * tiny
+    return Interval(low.mul_(1 - share).sub_(fixed), high.mul_(1 + share).add_(fixed))
 
 
 def _valley(found: tuple[float, float]) -> Turn:

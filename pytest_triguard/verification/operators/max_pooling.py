@@ -19,7 +19,17 @@ from pytest_triguard.verification.operators import arithmetic, rectifiers
 from pytest_triguard.verification.operators.pooling import reduced
 from pytest_triguard.verification.operators.rule import Rule, Unsupported
 from pytest_triguard.verification.operators.shape import exact
-from pytest_triguard.verification.relaxations import Affine, Carried, dot, magnitude, transposed
+from pytest_triguard.verification.relaxations import (
+    Affine,
+    Carried,
+    Slid,
+    dot,
+    magnitude,
+    transposed,
+)
+from pytest_triguard.verification.windows import Grid, Windowed
+
+Geometry = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
 
 
 def max_pool2d(
@@ -77,6 +87,7 @@ def max_pool2d_relaxation(
         torch.where(exact, 1.0, slope),
         torch.where(exact, 0.0, offset),
         windows.index.shape[-1],
+        windows.geometry,
     )
 
 
@@ -234,10 +245,12 @@ class _Windows:
     Attributes:
         index: `(1, 1, h, w, k)` place of each element in its image; -1 in the padding.
         cut: From images padded with a value to windows, `(N, C, h, w, k)`.
+        geometry: Stride, padding in front, and what a window reaches.
     """
 
     index: Tensor
     cut: Callable[[Tensor, float], Tensor]
+    geometry: Geometry
 
     @staticmethod
     def of(
@@ -267,15 +280,19 @@ class _Windows:
         rows, columns = input.shape[2:]
         places = torch.arange(rows * columns, device=input.lower.device, dtype=input.dtype)
         index = cut(places.view(1, 1, rows, columns), -1.0).to(torch.int64)
-        return _Windows(index, cut)
+        return _Windows(index, cut, (steps, pads, (reach[0], reach[1])))
 
     def values(self, images: Tensor) -> Tensor:
         """Return the elements of each window, `(N, C, h, w, k)`; the padding is never largest."""
         return self.cut(images, -torch.inf)
 
     def places(self, choice: Tensor) -> Tensor:
-        """Return the places in the images of one element per window, `(N, C, h, w)`."""
-        wide = self.index.expand(*choice.shape[:-1], self.index.shape[-1])
+        """Return the places in the images of one element per window, `(N, C, h, w)`.
+
+        Padding is chosen only where no bound is above minus infinity: another element stands in.
+        """
+        inside = torch.where(self.index < 0, self.index.amax(-1, keepdim=True), self.index)
+        wide = inside.expand(*choice.shape[:-1], inside.shape[-1])
         return wide.gather(-1, choice).squeeze(-1)
 
 
@@ -290,6 +307,7 @@ class Choice:
         slope: Its slope there.
         offset: The offset there.
         overlap: Number of windows that an element may be in, at most.
+        geometry: Stride, padding in front, and what a window reaches.
     """
 
     input: Interval
@@ -298,6 +316,7 @@ class Choice:
     slope: Tensor
     offset: Tensor
     overlap: int
+    geometry: Geometry
 
     @property
     def error(self) -> Tensor:
@@ -320,6 +339,30 @@ class Choice:
             carried = carried.scatter_add(3, index, part.flatten(3))
         carried = carried.view(*rows.shape[:3], *self.input.shape[2:])
         return [(self.input, carried)], dot(below, self.offset.unsqueeze(1))
+
+    def slide(self, rows: Windowed) -> Slid:
+        """Carry rows in windows back to the chosen elements."""
+        rows = rows.cleaned()
+        grid = rows.grid.back(*self.geometry, self.input.shape[2:])
+        above, below = rows.rows.clamp_min(0), rows.rows.clamp_max(0)
+        slope = rows.grid.cut(self.slope).unsqueeze(2)
+        carried = rows.rows.new_zeros(*rows.rows.shape[:4], grid.size[0] * grid.size[1])
+        for part, places in ((above, self.below), (below * slope, self.above)):
+            index = self._local(rows.grid.cut(places), grid).unsqueeze(2).flatten(4)
+            index = index.expand(*rows.rows.shape[:4], -1)
+            carried = carried.scatter_add(4, index, part.flatten(4))
+        found = carried.view(*rows.rows.shape[:4], *grid.size)
+        constant = Windowed(below, rows.grid, clean=True).dot(self.offset)
+        return [(self.input, Windowed(found, grid, clean=True))], constant
+
+    def _local(self, places: Tensor, grid: Grid) -> Tensor:
+        """Return places `(N, T, C, h, w)` in an image as places in the windows of a grid."""
+        wide = self.input.shape[3]
+        tile = torch.arange(grid.count, device=places.device).view(1, -1, 1, 1, 1)
+        down = places // wide - grid.origin[0] - grid.step[0] * (tile // grid.tiles[1])
+        across = places % wide - grid.origin[1] - grid.step[1] * (tile % grid.tiles[1])
+        last = grid.size[0] * grid.size[1] - 1
+        return (down * grid.size[1] + across).clamp(0, last)
 
 
 def max_pool2d_arguments(module: nn.MaxPool2d) -> dict[str, Any]:

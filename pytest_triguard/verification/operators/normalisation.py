@@ -25,9 +25,12 @@ from torch import Tensor, nn
 
 from pytest_triguard.verification import rounding
 from pytest_triguard.verification.intervals import Interval
-from pytest_triguard.verification.operators.affine import scaled
 from pytest_triguard.verification.operators.rule import Unsupported
+from pytest_triguard.verification.operators.scaling import scaled
 from pytest_triguard.verification.relaxations import Carried, dot, magnitude
+
+_LEAST_VARIANCE = 2.0**-60
+"""Variance plus eps above which float32 loses nothing of note by underflow."""
 
 _ROUNDINGS = 32
 """Roundings of one element's formula, at most, its sums aside."""
@@ -192,7 +195,14 @@ def _evaluation(input: Interval, rule: Statistics, unit: float) -> Tensor:
     factor = rule.factor(off).abs()
     off = off.view(input.shape) * factor * (1 + 4 * unit)
     largest = (known.most * root).view(input.shape) * factor
-    return off + 8 * unit * (largest + rule.shift(off).abs())
+    error = off + 8 * unit * (largest + rule.shift(off).abs())
+    roots = root.expand(size.shape).reshape(input.shape)
+    error = error + rounding.lost(largest + factor + roots, 64)
+    # The module squares and adds what it is given; eps may be all that is left of an underflow.
+    squares = size.square().sum(2, keepdim=True).expand(size.shape).reshape(input.shape)
+    least = low.expand(size.shape).reshape(input.shape)
+    error = torch.where(least > _LEAST_VARIANCE, error, torch.nan)
+    return rounding.unless_overflow(error, squares)
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from pytest_triguard.verification import rounding
-from pytest_triguard.verification.intervals import Interval
+from pytest_triguard.verification.intervals import ROOM, Interval
+from pytest_triguard.verification.operators.affine import product_share
 from pytest_triguard.verification.operators.rule import Unsupported
 from pytest_triguard.verification.relaxations import Affine, magnitude, transposed
 
@@ -91,7 +92,9 @@ def _averaging(average: Callable[..., _Average]) -> dict[str, Any]:
     def evaluation(input: Interval, *args: Any, unit: float, **kwargs: Any) -> Tensor:
         found = average(input, *args, **kwargs)
         size = found.apply(magnitude(input)).abs()
-        return size * (2 * rounding.accumulated(found.terms, unit))
+        error = size * (2 * rounding.accumulated(found.terms, unit))
+        error = error + rounding.lost(torch.ones_like(size), found.terms)
+        return rounding.unless_overflow(error, size * found.terms)
 
     return {"interval": interval, "relaxation": relaxation, "evaluation": evaluation}
 
@@ -116,9 +119,11 @@ def reduced(input: Interval, dim: Any) -> list[int]:
 
 
 def _averaged(input: Interval, average: _Average) -> Interval:
-    error = average.apply(magnitude(input)).mul_(2 * rounding.gamma(average.terms, input.dtype))
-    error.add_(average.terms * rounding.tiny(input.dtype))
-    return Interval(average.apply(input.lower) - error, average.apply(input.upper) + error)
+    share = product_share(average.terms, input.dtype)
+    centre, reach = input.parts(share)
+    radius = average.apply(reach).abs_().mul_(1 + share)
+    radius.add_(8 * average.terms * rounding.tiny(input.dtype))
+    return Interval.around(average.apply(centre), radius, ROOM)
 
 
 def _pair(size: Any) -> tuple[int, int]:

@@ -81,8 +81,11 @@ def matmul_evaluation(input: Operand, other: Operand, *, unit: float) -> Tensor:
     if _is_matrix(input, other):
         return linear_evaluation(input, other.T, unit=unit)  # type: ignore[arg-type, union-attr]
     one, two = _factors(input, other)
-    terms = 2 * rounding.accumulated(one.shape[-1], unit)
-    return magnitude(one) @ magnitude(two) * terms
+    first, second = magnitude(one), magnitude(two)
+    largest = first.amax(-1, keepdim=True) + second.amax(-2, keepdim=True)
+    size, inner = first @ second, one.shape[-1]
+    error = size * (2 * rounding.accumulated(inner, unit)) + rounding.lost(largest, inner)
+    return rounding.unless_overflow(error, size)
 
 
 def attended_interval(weights: Operand, values: Operand) -> Interval:
@@ -107,7 +110,9 @@ def attended_evaluation(weights: Operand, values: Operand, *, unit: float) -> Te
     one, two = _factors(weights, values)
     total = magnitude(one).sum(-1, keepdim=True).clamp_min(1)
     terms = 2 * rounding.accumulated(2 * one.shape[-1], unit)
-    return total * magnitude(two).amax(-2, keepdim=True) * terms
+    largest = magnitude(two).amax(-2, keepdim=True)
+    size = total * largest
+    return size * terms + rounding.lost(total + largest, 2 * one.shape[-1])
 
 
 @dataclass(frozen=True)

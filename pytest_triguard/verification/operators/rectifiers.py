@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -11,13 +9,16 @@ from torch.nn import functional
 from pytest_triguard.verification import rounding
 from pytest_triguard.verification.intervals import Interval
 from pytest_triguard.verification.operators.rule import Unsupported
-from pytest_triguard.verification.relaxations import Band, Tunable, band, magnitude
+from pytest_triguard.verification.relaxations import Tunable, band, magnitude
 
 
 def relu(input: Interval, inplace: bool = False) -> Interval:
     """Bounds of `functional.relu`, which rounds nothing."""
     del inplace
-    return input.monotone(functional.relu)
+    if not input.is_centred:
+        return Interval(functional.relu(input.lower), functional.relu(input.upper), positive=True)
+    lower, upper = input.fresh_ends()
+    return Interval(lower.clamp_min_(0), upper.clamp_min_(0), positive=True)
 
 
 def relu_relaxation(input: Interval, inplace: bool = False) -> Tunable:
@@ -70,21 +71,12 @@ def leaky_relu_relaxation(
     offset = torch.where(active | dead, 0.0, above)
     start = torch.where(high > -low, 1.0, 0.0).to(low.dtype)
 
-    def lower(share: Tensor) -> Tensor:
-        """Return slopes through zero, a share of the way from `negative_slope` to 1."""
-        free = slope + (1 - slope) * share
-        if share.ndim == low.ndim:
-            return torch.where(active | dead, decided, free)
-        return torch.where((active | dead).unsqueeze(1), decided.unsqueeze(1), free)
-
-    # A share of 1 stands for all: its slope is the largest, and so is what it rounds.
-    widest = band(input, (lower(torch.ones_like(start)), None), (chord, offset))
-
-    def tuned(share: Tensor) -> Band:
-        return replace(widest, lower_slopes=(lower(share),))
-
     free = ~(active | dead)
-    return Tunable(tuned(start.unsqueeze(1)), start, free, tuned)
+    least = torch.where(free, torch.full_like(low, slope), decided)
+    more = torch.where(free, torch.full_like(low, 1 - slope), 0.0)
+    # Slopes are off by two units at most, which the error of a band pays for.
+    widest = band(input, (least + more, None), (chord, offset))
+    return Tunable(widest, start, free, (least, more))
 
 
 def leaky_relu_open(
@@ -100,4 +92,5 @@ def leaky_relu_evaluation(
 ) -> Tensor:
     """Rounding of the module's own product below zero."""
     del inplace
-    return magnitude(input) * (2 * unit * negative_slope)
+    size = magnitude(input)
+    return size * (4 * unit * negative_slope) + rounding.lost(size + negative_slope)

@@ -71,7 +71,8 @@ def interpolate_evaluation(
     change = _resized(size, scale_factor, mode, align_corners, recompute_scale_factor, antialias)
     if mode in _COPYING:
         return input.lower.new_zeros(())
-    return _rounded(input, change(input.lower), unit)
+    result = change(input.lower)
+    return _rounded(input, result, unit) + rounding.lost(torch.zeros_like(result), 64)
 
 
 def upsample_arguments(module: nn.Upsample) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from torch import Tensor, nn
 
@@ -37,6 +37,7 @@ class Rule:
             how far from the exact result the module's own result can be, for any summation order,
             `(N or 1, *shape)`; None where nothing is known.
         arguments: For a module: the other arguments, read from it; raises `Unsupported`.
+        keeps: Whether `interval` takes `keep=`, which keeps what it computes from constants alone.
         aliases: Whether the result may share memory with the first argument.
         identity: Whether the result is the first argument.
         many: Whether another argument than the first may depend on the input.
@@ -51,10 +52,30 @@ class Rule:
     composition: Callable[..., Interval] | None = None
     evaluation: Callable[..., Tensor] | None = None
     arguments: Callable[[Any], dict[str, Any]] | None = None
+    keeps: bool = False
     aliases: bool = False
     identity: bool = False
     many: bool = False
     mixing: Mixing = "other"
+
+
+class Keep(Protocol):
+    """Keeps what a function returns, and returns it again when it is asked again."""
+
+    def __call__(self, make: Callable[[], Kept]) -> Any:
+        """Return what `make` returns now, or returned before."""
+
+
+class Kept(Protocol):
+    """What can be kept.
+
+    Attributes:
+        size: Bytes that it takes.
+    """
+
+    @property
+    def size(self) -> int:
+        """Bytes that it takes."""
 
 
 def no_arguments(module: nn.Module) -> dict[str, Any]:

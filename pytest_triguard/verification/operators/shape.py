@@ -32,7 +32,7 @@ def identity(input: Interval) -> Interval:
 def identity_relaxation(input: Interval, *args: Any, **kwargs: Any) -> Affine:
     """The value itself."""
     del args, kwargs
-    return Affine(input, lambda rows: rows)
+    return Affine(input, lambda rows: rows, sliding=lambda rows: rows)
 
 
 def dropout(
@@ -144,10 +144,16 @@ TRANSPOSE = moving(_transpose)
 
 def cat(tensors: Any, dim: int = 0) -> Interval:
     """Bounds of `torch.cat`; parts that do not depend on the input are their own bounds."""
-    dtype = next(part.dtype for part in tensors if isinstance(part, Interval))
+    values = [part for part in tensors if isinstance(part, Interval)]
+    dtype = values[0].dtype
+    if len(values) == len(tensors) and any(part.is_centred for part in values):
+        centres, radii, rooms = zip(*(part.centred() for part in values), strict=True)
+        radius = torch.cat(radii, dim).add_(4 * rounding.tiny(dtype))
+        return Interval.around(torch.cat(centres, dim), radius, min(rooms))
     lower = [_end(part, "lower", dtype) for part in tensors]
     upper = [_end(part, "upper", dtype) for part in tensors]
-    return Interval(torch.cat(lower, dim), torch.cat(upper, dim))
+    positive = len(values) == len(tensors) and all(part.positive for part in values)
+    return Interval(torch.cat(lower, dim), torch.cat(upper, dim), positive=positive)
 
 
 def exact_parts(tensors: Any, dim: int = 0, *, unit: float) -> Tensor:

@@ -33,6 +33,9 @@ _SELU_SCALE = 1.0507009873554804934193349852946
 _FAR = 4000.0
 """Exponents at which `exp` has underflowed in every dtype; larger ones would only overflow."""
 
+_FLUSHED = 1e-11
+"""Roundoffs that are more than the root of the smallest normal number of float32."""
+
 _BESIDE = 1e-6
 """Relative distance to the threshold of softplus within which both sides are covered."""
 
@@ -215,6 +218,7 @@ def sqrt(input: Interval) -> Curve:
         pieces=(Piece(0.0, inf, -1, value, slope),),
         turn=Turn(0.0, 0.0, 0.0),
         span=(0.0, inf),
+        rounded=Rounded(fixed=_FLUSHED),
     )
 
 

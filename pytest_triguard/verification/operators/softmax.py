@@ -113,7 +113,7 @@ def softmax_evaluation(
     """Rounding of the module's own exponentials, their sum and the quotient."""
     share = log_softmax_evaluation(input, dim, _stacklevel, dtype, unit=unit)
     share = torch.where(share < 0.5, 2 * share, torch.inf)
-    return softmax(input, dim).upper * share + rounding.tiny(torch.float32)
+    return softmax(input, dim).upper * share + rounding.lost(torch.zeros_like(share))
 
 
 def log_softmax_evaluation(

@@ -44,9 +44,15 @@ def _conv_transpose2d(
         by_group = magnitudes.amax((2, 3)).view(groups, -1, magnitudes.shape[1])
         return (by_group * by_channel).amax(1).view(-1, 1, 1)
 
+    def norms(magnitudes: Tensor) -> Tensor:
+        by_group = magnitudes.view(groups, -1, *magnitudes.shape[1:])
+        return by_group.sum((1, 3, 4)).flatten()
+
     fan_in = weight.shape[0] // groups * weight[0, 0].numel()
     offset = weight.new_zeros(weight.shape[1] * groups) if bias is None else bias
-    return offset, Product(apply, transpose, fan_in, weight[0].numel(), largest, (-1, 1, 1))
+    fan_out, outputs = weight[0].numel(), len(offset)
+    product = Product(apply, transpose, fan_in, fan_out, outputs, largest, (-1, 1, 1), norms=norms)
+    return offset, product
 
 
 @wraps(_conv_transpose2d)

@@ -1,0 +1,52 @@
+"""The least value of linear rows over a set of inputs."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from pytest_triguard.verification import rounding
+from pytest_triguard.verification.intervals import Interval, lengths, per_sample
+from pytest_triguard.verification.relaxations import dot
+from pytest_triguard.verification.windows import Windowed, whole
+
+
+def least_over(region: Interval, rows: Tensor | Windowed) -> Tensor:
+    """Return the least value of rows over a region, rounded down, `(N, S)`.
+
+    Over a box it is `rows c - |rows| r`; over a ball `rows c` minus the radius times the dual norm;
+    in the intersection of both, at least the larger of the two.
+
+    Args:
+        region: Box, and perhaps a ball.
+        rows: `(N, S, *shape)`.
+    """
+    if isinstance(rows, Windowed):
+        if region.ball is None:
+            return _least_over_box(region, rows, replace(rows, rows=rows.rows.abs()))
+        rows = whole(rows)
+    magnitudes = rows.abs()
+    least = _least_over_box(region, rows, magnitudes)
+    if region.ball is None:
+        return least
+    gamma = rounding.gamma(region.lower[0].numel(), rows.dtype)
+    ball = region.ball
+    scaled = (rows * ball.scale.unsqueeze(1)).flatten(0, 1)
+    dual = lengths(scaled, "linf" if ball.norm == "l1" else "l2").view(rows.shape[:2])
+    floor = scaled[0].numel() * rounding.tiny(rows.dtype) ** 0.5  # squares may underflow
+    dual = (dual + floor) * per_sample(ball.radius, dual) * (1 + 2 * gamma)
+    error = dot(magnitudes, (2 * gamma * ball.centre.abs()).unsqueeze(1))
+    return torch.maximum(least, dot(rows, ball.centre.unsqueeze(1)) - dual - error)
+
+
+def _least_over_box(
+    region: Interval, rows: Tensor | Windowed, magnitudes: Tensor | Windowed
+) -> Tensor:
+    gamma = rounding.gamma(region.lower[0].numel(), region.dtype)
+    centre, radius = region.centre_and_radius()
+    reach = radius * (1 + 2 * gamma) + 2 * gamma * centre.abs()
+    if isinstance(rows, Windowed) and isinstance(magnitudes, Windowed):
+        return rows.dot(centre) - magnitudes.dot(reach)
+    return dot(whole(rows), centre.unsqueeze(1)) - dot(whole(magnitudes), reach.unsqueeze(1))
