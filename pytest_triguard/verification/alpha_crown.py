@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import ClassVar
@@ -16,12 +17,14 @@ from pytest_triguard.verification.methods import Effort, Margins
 from pytest_triguard.verification.network import Network
 from pytest_triguard.verification.relaxations import Tunable
 from pytest_triguard.verification.specification import Rows
-from pytest_triguard.verification.substitution import Substitution, Tuning
+from pytest_triguard.verification.substitution import INPUT, Substitution, Tuning, plainly
 from pytest_triguard.verification.windows import Windowed
 
 RATE = 0.25
 """Step of the optimiser, in shares."""
 _DECAY = 0.98
+_STEP = 6
+"""How many back-substitutions a step of the optimiser takes the time of, about."""
 GRAPH = 16
 """How many times the rows the derivatives of a back-substitution hold, about."""
 
@@ -61,17 +64,31 @@ class AlphaCrown:
         """Return a lower bound of the least row over a set of inputs, and bounds of the logits."""
         walk = walked(network, region, effort)
         plain = interval_margin(walk.logits, walk.head, rows)
-        found = rows.least(walk.least(matrix(rows, walk.logits), Ascent(effort.budget.steps)))
+        found = walk.least(matrix(rows, walk.logits), Ascent(effort.budget.steps)).amin(1)
         margin = torch.where(found > plain, found, plain)
         logits = slack_logits(walk, margin)
         return Margins(margin, logits, 2 * len(margin), walk.carried)
 
 
 def walked(network: Network, region: Interval, effort: Effort) -> Substitution:
-    """Return the network with all bounds ascended and all relaxations, over a set of inputs."""
-    walk = Substitution(network, region, HELD // GRAPH, effort.clock)
+    """Return the network with all bounds and relaxations, over a set of inputs.
+
+    Intermediate bounds are ascended where the time that is left is enough for all of them; else
+    they are those of a plain back-substitution, and the time goes to what rests on them.
+    """
+    start = time.perf_counter()
+    plain = Substitution(network, region, HELD, effort.clock)
     with torch.no_grad():
+        plain.forward(plainly)
+        cost = (time.perf_counter() - start) * _STEP * effort.budget.steps
+        left = effort.clock.left
+        plain.held = HELD // GRAPH
+        if left is not None and cost > left:
+            return plain
+        known = {key: value for key, value in plain.bounds.items() if key != INPUT}
+        walk = Substitution(network, region, HELD // GRAPH, effort.clock, known=known)
         walk.forward(Ascent(effort.budget.steps))
+    walk.carried += plain.carried
     return walk
 
 

@@ -96,6 +96,11 @@ class Clock:
         return Clock(None if seconds is None else time.perf_counter() + seconds)
 
     @property
+    def left(self) -> float | None:
+        """Seconds left, or None where there is no limit."""
+        return None if self.until is None else self.until - time.perf_counter()
+
+    @property
     def over(self) -> bool:
         """Whether time is over."""
         return self.until is not None and time.perf_counter() >= self.until

@@ -26,6 +26,7 @@ from pytest_triguard.engine.samples import Batch, Feed, join
 from pytest_triguard.verification import judging
 from pytest_triguard.verification.budget import Budget, BudgetSpent, Clock
 from pytest_triguard.verification.domains import Domains
+from pytest_triguard.verification.float32 import is_ieee
 from pytest_triguard.verification.methods import BOUNDS, FALSIFIERS, Bound, Effort
 from pytest_triguard.verification.network import Network, refuse_unfaithful
 from pytest_triguard.verification.operators import Unsupported
@@ -144,7 +145,8 @@ class Cascade:
             self.refusal = str(refusal)
         else:
             self.network = network
-            self.own_dtype = self.specification.fits(network.given)
+            ieee = network.given != torch.float32 or is_ieee(self.model.device)
+            self.own_dtype = ieee and self.specification.fits(network.given)
 
     # --- first stages: prediction and intervals -------------------------------------------------
 

@@ -55,7 +55,7 @@ class CrownIBP:
         """Return a lower bound of the least row over a set of inputs, and bounds of the logits."""
         walk = self.walked(network, region, effort)
         plain = interval_margin(walk.logits, walk.head, rows)
-        found = rows.least(walk.least(matrix(rows, walk.logits)))
+        found = walk.least(matrix(rows, walk.logits)).amin(1)
         margin = torch.where(found > plain, found, plain)
         logits = slack_logits(walk, margin)
         return Margins(margin, logits, 2 * len(margin), walk.carried)
@@ -83,7 +83,7 @@ class Crown(CrownIBP):
 def matrix(rows: Rows, logits: Interval) -> Tensor:
     """Return what is to be proven as rows on the logits, `(n, S, K)`."""
     one = torch.eye(logits.shape[1], dtype=logits.dtype, device=logits.lower.device)
-    return rows.merged(one, slice(None)).expand(logits.shape[0], -1, -1)
+    return rows.matrix(one).expand(logits.shape[0], -1, -1)
 
 
 def slack_logits(walk: Substitution, margin: Tensor) -> Interval:

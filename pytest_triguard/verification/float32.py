@@ -1,9 +1,10 @@
-"""What a proof for the module's own float32 takes for granted, and where that is refused.
+"""What float32 bounds and proofs take for granted of float32, and where that does not hold.
 
-The proof covers sums of IEEE float32 products in any order, with or without fused multiplication,
-and functions to within a few units in the last place. It does not cover algorithms that rearrange
-products (Winograd, FFT) or that compute with fewer digits (TF32, bfloat16, autocast). Whether torch
-may use one is asked of the settings that it would follow on the module's device.
+A proof for the module's own float32 covers sums of IEEE float32 products in any order, with or
+without fused multiplication, and functions to within a few units in the last place. It does not
+cover algorithms that rearrange products (Winograd, FFT) or that compute with fewer digits (TF32,
+bfloat16, autocast). Whether torch may use one is asked of the settings that it would follow on the
+module's device.
 """
 
 from __future__ import annotations
@@ -69,9 +70,15 @@ def refuse_other_arithmetic(model: Model, inputs: Tensor) -> None:
             f"{name} is {value!r}; set it to {wanted!r} where the module runs, too"
         )
     counted = model.passes.copy()
-    with torch.no_grad(), _OneDtype():
+    with torch.no_grad(), _OneDtype():  # type: ignore[no-untyped-call]
         model.logits(inputs)
     model.passes = counted
+
+
+def is_ieee(device: torch.device) -> bool:
+    """Return whether float32 products on a device are known to be IEEE float32."""
+    kind = device.type
+    return kind in _SWITCHES and not any((*_settings(kind), *_environment(kind)))
 
 
 def refuse_other_dtype(dtype: torch.dtype) -> None:
@@ -97,7 +104,7 @@ def _settings(kind: str) -> Iterator[tuple[str, Any, Any]]:
         value = _backend(path, allowed[0])
         if value not in allowed:
             yield f"torch.backends.{path}", value, allowed[-1]
-    if kind == "cuda" and torch.backends.cuda.mem_efficient_sdp_enabled():
+    if kind == "cuda" and _backend("cuda.mem_efficient_sdp_enabled", bool)():
         yield "torch.backends.cuda.mem_efficient_sdp_enabled()", True, False
     if kind == "cpu" and _may_use_nnpack():
         yield "torch.backends.mkldnn.enabled", False, True
@@ -115,10 +122,10 @@ def _backend(path: str, missing: Any) -> Any:
 
 def _may_use_nnpack() -> bool:
     """Return whether convolutions may go to NNPACK, which uses Winograd and FFT."""
-    if torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled:  # type: ignore[attr-defined]
+    if _backend("mkldnn.is_available", bool)() and _backend("mkldnn.enabled", False):
         return False
     enabled = getattr(torch._C, "_get_nnpack_enabled", lambda: True)
-    return bool(torch.backends.nnpack.is_available() and enabled())
+    return bool(_backend("nnpack.is_available", bool)() and enabled())
 
 
 def _environment(kind: str) -> Iterator[tuple[str, str, str]]:

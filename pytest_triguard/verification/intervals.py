@@ -50,13 +50,14 @@ class Interval:
         positive: Whether the lower bounds are known to be at least zero, or NaN.
     """
 
-    __slots__ = ("_centred", "_ends", "ball", "positive", "room")
+    __slots__ = ("_centred", "_ends", "_magnitude", "ball", "positive", "room")
 
     def __init__(
         self, lower: Tensor, upper: Tensor, ball: Ball | None = None, *, positive: bool = False
     ) -> None:
         self._ends: tuple[Tensor, Tensor] | None = (lower, upper)
         self._centred: tuple[Tensor, Tensor] | None = None
+        self._magnitude: Tensor | None = None
         self.ball = ball
         self.positive = positive
         self.room = 0
@@ -74,6 +75,7 @@ class Interval:
         value = cls.__new__(cls)
         value._ends = None
         value._centred = (centre, radius)
+        value._magnitude = None
         value.ball = None
         value.positive = False
         value.room = room
@@ -124,6 +126,15 @@ class Interval:
     def dtype(self) -> torch.dtype:
         """The dtype the bounds are computed in."""
         return self._known.dtype
+
+    @property
+    def magnitude(self) -> Tensor:
+        """The largest magnitude of each element, `(N, ...)`; not to be overwritten."""
+        if self._magnitude is None:
+            lower, upper = self._both()
+            # The upper end is the larger unless the lower is below zero by more.
+            self._magnitude = upper if self.positive else torch.maximum(-lower, upper)
+        return self._magnitude
 
     @property
     def middle(self) -> Tensor:
@@ -213,7 +224,7 @@ class Interval:
         return centre, radius.add_(centre.abs(), alpha=share + 8 * unit)
 
     def centred(self) -> tuple[Tensor, Tensor, int]:
-        """Return centre, radius and room as in `around`, underflow aside as in `parts`."""
+        """Return centre, radius and room as in `around`; they are not to be overwritten."""
         if self._ends is None:
             return *self._sides(), self.room
         if self._centred is None:
@@ -221,7 +232,7 @@ class Interval:
             centre, radius = self.parts((4 * ROOM) * unit)
             if not self.positive:
                 radius.mul_(1 + (2 * ROOM) * unit)
-            self._centred = centre, radius
+            self._centred = centre, radius.add_(8 * rounding.tiny(self.dtype))
         return *self._centred, ROOM
 
 

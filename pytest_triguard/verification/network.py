@@ -1,10 +1,10 @@
 """Bounds of the logits: a walk through the captured graph.
 
-The bounds are computed in float64 where the device knows it, else in the module's own dtype, and
-every rule moves its result outward by a bound on its own rounding error: they hold for the exact
-function of the weights as they are stored, in real arithmetic. The rounding bounds cover sums of
-products in any order; on a device without float64 they do not cover convolutions that rearrange
-products (Winograd, FFT) or drop digits (TF32).
+The bounds are computed in float64 where the device knows it, or in the module's own dtype. Every
+rule moves its result outward by a bound on its own rounding error: they hold for the exact function
+of the weights as they are stored, in real arithmetic. The rounding bounds cover sums of products in
+any order; they do not cover convolutions that rearrange products (Winograd, FFT) or drop digits
+(TF32), which a device without float64 may use.
 What the module computes from its weights alone is taken as the module computes it.
 """
 
@@ -152,10 +152,14 @@ class Network:
 
     @cached_property
     def own(self) -> Network:
-        """The same network, bounded in the dtype that the module computes in."""
+        """The same network, bounded in the dtype that the module computes in.
+
+        In float32 the bounds hold where its products are IEEE float32.
+        """
         if self.dtype == self.given:
             return self
         own = copy(self)
+        own.__dict__.pop("share", None)
         own.dtype = self.given
         own._normalization = _normalization(self.model, self.given, self.given)
         own._kept, own._left = {}, _KEPT

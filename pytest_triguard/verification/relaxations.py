@@ -341,7 +341,7 @@ def unbroadcast(rows: Tensor, value: Interval) -> Tensor:
 
 def magnitude(value: Interval) -> Tensor:
     """Return the largest magnitude of each element, `(N, *shape)`."""
-    return torch.maximum(value.lower.abs(), value.upper.abs())
+    return value.magnitude
 
 
 def flat_rows(rows: Tensor, transpose: Callable[[Tensor], Tensor]) -> Tensor:

@@ -39,6 +39,9 @@ class Rows(Protocol):
     def least(self, values: Tensor) -> Tensor:
         """Return the smallest of values `(n, S)` over the rows that count, `(n,)`."""
 
+    def matrix(self, one: Tensor) -> Tensor:
+        """Return the rows that count, `(n or 1, rows, K)`, from the identity on the logits."""
+
     def violated(self, logits: Tensor) -> Tensor:
         """Return whether the module's own logits `(n, K)` break the property, `(n,)` bool."""
 
@@ -92,6 +95,14 @@ class Differences:
             values = values.scatter(1, self.labels.unsqueeze(1), torch.inf)
         return values.amin(1)
 
+    def matrix(self, one: Tensor) -> Tensor:
+        """Return the rows of every class but the label's own, `(n, rows, K)`."""
+        if self.targets is not None:
+            return self.merged(one, slice(None))
+        own = self.labels.unsqueeze(1)
+        others = torch.arange(self.classes - 1, device=own.device).expand(len(own), -1)
+        return one[own] - one[others + (others >= own)]
+
     def violated(self, logits: Tensor) -> Tensor:
         """Return whether another class is predicted, or the target is not below the label."""
         if self.targets is None:
@@ -141,6 +152,10 @@ class Matrix:
     def least(self, values: Tensor) -> Tensor:
         """Return the smallest of values `(n, S)`, `(n,)`."""
         return values.amin(1)
+
+    def matrix(self, one: Tensor) -> Tensor:
+        """Return the rows, `(1, rows, K)`."""
+        return self.merged(one, slice(None))
 
     def violated(self, logits: Tensor) -> Tensor:
         """Return whether a row is not above zero."""

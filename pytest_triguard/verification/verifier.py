@@ -60,6 +60,8 @@ def verify(
     or unsupported where the module cannot be bounded. Proofs hold for the exact function of the
     stored weights in real arithmetic; the slack, 1e-5 of the largest logit (at least of 1) for a
     float32 module, is for the rounding of the module that runs. It is not for TF32 or autocast.
+    With `arithmetic="float32"` proofs hold for what a float32 module computes itself, in any order
+    of summation, and there is no slack.
 
     Args:
         classifier: The `Classifier`; its exact module is verified.
@@ -75,7 +77,8 @@ def verify(
             labels are then not needed and no attack is run.
         lower: `(N, C, H, W)` lower ends of boxes around the inputs, in place of `eps`.
         upper: `(N, C, H, W)` upper ends; no attack is run in boxes.
-        arithmetic: `"real"`, or `"float32"` for proofs that hold for the module that rounds.
+        arithmetic: `"real"`, or `"float32"` for proofs that hold for the module that rounds, which
+            must be a float32 one, with settings under which it is IEEE float32 throughout.
         budget: Seconds per sample, a `Budget`, or None for the session's.
         certificates: Whether the result is to have a certificate for each proof. Those of
             branch and bound hold every part that was bounded.

@@ -12,7 +12,7 @@ from dataclasses import replace
 
 import torch
 
-from tests.benchmarks import memory, pieces, plugin, robustness, throughput, verifier
+from tests.benchmarks import memory, peers, pieces, plugin, robustness, throughput, verifier
 from tests.benchmarks.plan import QUICK, Plan
 from tests.benchmarks.table import Row, heading, line
 
@@ -23,6 +23,7 @@ MEASUREMENTS: dict[str, Callable[[Plan], Iterator[Row]]] = {
     "pieces": pieces.measure,
     "plugin": plugin.measure,
     "verifier": verifier.measure,
+    "peers": peers.measure,
 }
 
 

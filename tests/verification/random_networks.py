@@ -26,7 +26,7 @@ Choose = Callable[[Sequence[Any]], Any]
 
 LARGEST = 160
 """Elements of a value of a sample at most, so that thousands of networks can be bounded."""
-SHAPES = ((1, 3, 4), (1, 5, 5), (2, 4, 3), (3, 3, 3), (3, 4, 5), (1, 2, 7))
+SHAPES = ((1, 3, 4), (1, 5, 5), (2, 4, 3), (3, 3, 3), (3, 4, 5), (1, 2, 7), (1, 8, 7))
 WEIGHTS = ("plain", "plain", "plain", "plain", "small", "large", "uneven", "dead", "zero")
 """What happens to the weights of a network after they were drawn."""
 

@@ -32,10 +32,11 @@ BUDGET = verification.Budget(domains=6, steps=2)
 """No time, so that nothing depends on the machine."""
 
 
-def exact(subject: Classifier) -> Classifier:
+def exact(problem: Problem) -> Classifier:
     """Return the same function in float64, whatever the dtype of the classifier."""
+    subject = problem.subject
     mean, std = (
-        torch.tensor(each, dtype=subject.dtype or torch.float32).double().tolist()
+        torch.tensor(each, dtype=problem.inputs.dtype).double().tolist()
         for each in (subject.normalization or ((0.0,), (1.0,)))
     )
     module = copy.deepcopy(subject.module).double().eval()
@@ -163,7 +164,7 @@ def check_points(
     generator: torch.Generator,
 ) -> None:
     """No sampled or searched point of boxes contradicts bounds `(n, K)`."""
-    truth = exact(problem.subject)
+    truth = exact(problem)
     for place, (least, most) in enumerate(zip(lower.double(), upper.double(), strict=True)):
         points = [ended(least, most, 24, generator)]
         classes = low.shape[1]
@@ -181,7 +182,8 @@ def check_points(
 def check_proofs(problem: Problem, choose: Choose, method: str | None = None) -> None:
     """No proven sample falls: to PGD, to a stronger attack on the margin, or to any point."""
     method, norm, eps = method or choose(METHODS), choose(NORMS), choose(RADII)
-    arithmetic = choose(("real", "real", "float32"))
+    single = problem.inputs.dtype == torch.float32
+    arithmetic = choose(("real", "float32")) if single else "real"
     inputs, labels = problem.inputs, problem.labels
     result = verification.verify(
         problem.subject,
@@ -210,7 +212,7 @@ def attacked(
     problem: Problem, place: int, eps: float, norm: str, generator: torch.Generator
 ) -> Tensor:
     """Return points of a ball around a sample in float64, among them those of an attack."""
-    truth, clean = exact(problem.subject), problem.inputs[place].double()
+    truth, clean = exact(problem), problem.inputs[place].double()
     label = int(problem.labels[place])
     inside, lower = in_ball(clean, eps, norm), (clean - eps).clamp(0, 1)
     offsets = torch.randn(24, *clean.shape, generator=generator, dtype=torch.float64)
@@ -231,7 +233,7 @@ def margins(logits: Tensor, label: int) -> Tensor:
 
 def check_margin(problem: Problem, label: int, points: Tensor, margin: float) -> None:
     """No point has a margin below the bound of a proof, for certain."""
-    truth = exact(problem.subject)
+    truth = exact(problem)
     with torch.no_grad():
         found = margins(truth(points), label).amin(1)
     assert found.isfinite().all()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
+
 import pytest
 import torch
 
@@ -9,12 +11,21 @@ from pytest_triguard import verification
 from pytest_triguard.running import running
 from pytest_triguard.settings import Session, Settings, use_session
 from pytest_triguard.verification import Budget
+from pytest_triguard.verification.network import Network
 from tests.simulated_accelerator import simulated_accelerator
 from tests.verification.zoo import ZOO, problem
 
 
 def on_device(chunk=8):
     return use_session(Session(settings=Settings(device="sim", chunk=chunk)))
+
+
+@contextmanager
+def in_float64():
+    """Bound in float64 at once, as on a device whose float32 is not known."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Network, "own", property(lambda network: network))
+        yield
 
 
 @pytest.mark.parametrize(
@@ -24,7 +35,7 @@ def test_verdicts_are_those_of_the_host(name, norm):
     """Of all stages: branch and bound is given domains instead of time."""
     subject, inputs, labels = problem(name, 12, dtype=torch.float32)
     arguments = {"eps": 0.03, "norm": norm, "budget": Budget(domains=3, steps=3)}
-    with use_session(Session(settings=Settings(chunk=8))):
+    with use_session(Session(settings=Settings(chunk=8))), in_float64():
         expected = verification.verify(subject, inputs, labels, **arguments)
     with simulated_accelerator(), on_device():
         result = verification.verify(subject, inputs, labels, **arguments)
@@ -36,7 +47,8 @@ def test_verdicts_are_those_of_the_host(name, norm):
 @pytest.mark.parametrize("name", ZOO)
 def test_without_float64_bounds_are_looser_and_hold(name):
     subject, inputs, labels = problem(name, 6, dtype=torch.float32)
-    expected = verification.verify(subject, inputs, labels, eps=0.01, method="ibp")
+    with in_float64():
+        expected = verification.verify(subject, inputs, labels, eps=0.01, method="ibp")
     with simulated_accelerator(float64=False), on_device():
         result = verification.verify(subject, inputs, labels, eps=0.01, method="ibp")
     assert (result.margin <= expected.margin).all()

@@ -338,6 +338,22 @@ def test_a_bound_that_overflows_in_float32_is_computed_again_in_float64():
         assert torch.isfinite(net.enclose(region).logits.upper).all()
 
 
+@pytest.mark.parametrize("setting", [lambda: precision("medium"), without_mkldnn])
+def test_bounds_are_computed_in_float64_at_once_where_float32_may_be_another(setting):
+    subject, inputs, labels = problem("pools", 4, dtype=torch.float32)
+    plain, own = (
+        verification.verify(subject, inputs, labels, eps=1e-3, method="ibp").margin for _ in "ab"
+    )
+    assert torch.equal(plain, own)
+    with setting():
+        found = verification.verify(subject, inputs, labels, eps=1e-3, method="ibp").margin
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Network, "own", property(lambda network: network))
+        exact = verification.verify(subject, inputs, labels, eps=1e-3, method="ibp").margin
+    assert torch.allclose(found, exact, rtol=0, atol=1e-11)
+    assert not torch.allclose(plain, exact, rtol=0, atol=1e-11)
+
+
 def test_the_stage_tells_how_many_were_bounded_again():
     subject, inputs, labels = problem("activations", 8, dtype=torch.float32)
     stages = verification.verify(subject, inputs, labels, eps=1e-3, method="ibp").stages

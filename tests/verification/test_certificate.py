@@ -67,7 +67,7 @@ def test_every_proof_has_one_that_holds_and_nothing_else_has(method, dtype, tmp_
         found = recheck(each, subject, inputs)
         assert (found.holds, found.reason, found.changed) == (True, None, ())
         assert found.margin == pytest.approx(each.margin, rel=1e-3, abs=1e-6)  # float32 first
-        assert found.margin > found.slack == pytest.approx(each.slack)
+        assert found.margin > found.slack == pytest.approx(each.slack, rel=1e-3)
         assert each.stage == result.stage[each.sample]
 
 

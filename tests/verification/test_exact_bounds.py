@@ -97,17 +97,17 @@ def _paired(weight):
     weight[:, half:] = -weight[:, :half]
 
 
-@pytest.mark.parametrize("width", [0.0, 1e-7, 1e-4, 1e-2])
+@pytest.mark.parametrize("width", [0.0, 1e-6, 1e-2])
 @pytest.mark.parametrize("build", [deep, merged, pooled])
 @pytest.mark.parametrize("method", METHODS)
 def test_bounds_computed_in_float32_hold_exact_outputs(method, build, width):
-    for seed in range(6):
+    for seed in range(4):
         with torch.random.fork_rng(devices=[]), torch.no_grad():
             torch.manual_seed(seed)
             module = build()
-            half = torch.rand(4, INPUTS // 2) / 2 + 0.25
-            inputs = torch.cat([half, half * (1 + 1e-6)], 1).view(4, 1, 4, 4)
-            corners = torch.rand(3, *inputs.shape).round()
+            half = torch.rand(3, INPUTS // 2) / 2 + 0.25
+            inputs = torch.cat([half, half * (1 + 1e-6)], 1).view(3, 1, 4, 4)
+            corners = torch.rand(2, *inputs.shape).round()
         lower, upper = inputs - width, inputs + width
         with few_steps(), without_float64():
             low, high = verification.bounds(Classifier(module), lower, upper, method=method)

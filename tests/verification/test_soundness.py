@@ -29,9 +29,11 @@ CASES = int(os.environ.get("TRIGUARD_RANDOM_CASES", "10000"))
 FIRST = int(os.environ.get("TRIGUARD_RANDOM_FIRST", "0"))
 """Seed of the first of them."""
 _BLOCKS = 20
+_TURNS = (*["outputs", "proofs"] * 4, *["rough"] * 3, "poisoned", "smaller eps", "alone")
+"""Checks of the random cases in turn, the dear ones less often."""
 
 few = settings(
-    max_examples=25,
+    max_examples=10,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
@@ -51,13 +53,13 @@ def test_random_networks(check, data):
 
 
 @pytest.mark.parametrize("method", BOUNDS)
-@pytest.mark.parametrize("seed", range(30))
+@pytest.mark.parametrize("seed", range(10))
 def test_bounds_of_random_networks_hold_for_every_method(seed, method):
     soundness.check_outputs(seeded(seed), random.Random(seed).choice, method)
 
 
 @methods
-@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("seed", range(8))
 def test_proofs_of_random_networks_hold_for_every_method(seed, method):
     choose = random.Random(seed).choice
     soundness.check_proofs(problem(choose, weights=("plain",)), choose, method)
@@ -67,10 +69,10 @@ def test_proofs_of_random_networks_hold_for_every_method(seed, method):
 @pytest.mark.parametrize("block", range(_BLOCKS))
 def test_many_random_networks(block, record_property):
     """The seed of a case is in the message of what fails."""
-    names, count = list(CHECKS), 0
+    count = 0
     for seed in range(FIRST + block, FIRST + CASES, _BLOCKS):
         choose = random.Random(seed).choice
-        name = names[seed // _BLOCKS % len(names)]
+        name = _TURNS[seed // _BLOCKS % len(_TURNS)]
         try:
             CHECKS[name](problem(choose, **ARGUMENTS.get(name, {})), choose)
         except Exception as error:
@@ -144,7 +146,7 @@ def test_an_affine_network_has_its_closed_form(build, method, norm, dual):
 
 @pytest.mark.parametrize("poison", [torch.nan, torch.inf, -torch.inf])
 @pytest.mark.parametrize("method", BOUNDS)
-@pytest.mark.parametrize("name", ["mlp", "pools", "residual", "functional", "activations"])
+@pytest.mark.parametrize("name", ["mlp", "pools", "functional"])
 def test_weights_that_are_not_finite_prove_nothing(name, method, poison):
     """Judged without the checks that come before, which refuse such modules by name."""
     subject, inputs, labels = zoo.problem(name, 3)
@@ -201,8 +203,9 @@ def test_bounds_that_overflow_prove_nothing(method, norm, dtype):
 
 
 @methods
-@pytest.mark.parametrize("raised", [0.0, 3e3])
-@pytest.mark.parametrize("name", ["mlp", "pools", "gated", "residual"])
+@pytest.mark.parametrize(
+    ("name", "raised"), [("mlp", 3e3), ("pools", 0.0), ("gated", 3e3), ("residual", 0.0)]
+)
 def test_nothing_depends_on_neighbours_order_or_chunk(name, raised, method):
     """Among the samples are falsified ones, and large logits, which have to be bounded tightly."""
     subject, inputs, _ = zoo.problem(name, 6)

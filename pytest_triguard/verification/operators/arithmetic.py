@@ -39,8 +39,8 @@ def add(input: Operand, other: Operand, *, alpha: float = 1) -> Interval:
     if input.is_centred or other.is_centred:
         (centre, radius, room), (second, spread, space) = input.centred(), other.centred()
         if min(room, space) >= _SUMMED + 4:
-            reach = (radius + spread).add_(16 * rounding.tiny(radius.dtype))
-            return Interval.around(centre + second, reach, min(room, space) - _SUMMED)
+            room = min(room, space) - _SUMMED
+            return Interval.around(centre + second, radius + spread, room)
     return Interval(
         rounding.down(input.lower + other.lower, 1), rounding.up(input.upper + other.upper, 1)
     )
@@ -121,18 +121,19 @@ def _times_positive(input: Interval, factor: Interval) -> Interval:
 
 
 def mul_relaxation(input: Operand, other: Operand) -> Relaxation:
-    """Between planes through the corners, the two of four that are tightest in the middle.
+    """Between planes through the corners.
 
-    For x in [a, b] and y in [c, d] the product is at least `c x + a y - a c` and
-    `d x + b y - b d`, and at most `d x + a y - a d` and `c x + b y - b c`.
+    For x in [a, b] and y in [c, d] the product is at least `c x + a y - a c` and at most
+    `d x + a y - a d`. The planes through the opposite corners are as high in the middle, so that a
+    choice between them would be one of rounding.
 
     References:
         McCormick 1976, "Computability of Global Solutions to Factorable Nonconvex Programs".
     """
     if not (isinstance(input, Interval) and isinstance(other, Interval)):
         return scaled_relaxation(*_multiplied(input, other))
-    lower = _tightest(input, other, [(other.lower, input.lower), (other.upper, input.upper)], 1)
-    upper = _tightest(input, other, [(other.upper, input.lower), (other.lower, input.upper)], -1)
+    lower = _plane(other.lower, input.lower, 1)
+    upper = _plane(other.upper, input.lower, -1)
     slopes: list[tuple[Tensor, ...]] = [
         (each[0].unsqueeze(1), each[1].unsqueeze(1)) for each in (lower, upper)
     ]
@@ -184,29 +185,14 @@ def _sum(input: Interval, other: Interval, sign: int) -> Sum:
     return Sum(((input, 1), (other, sign)), error)
 
 
-def _tightest(
-    input: Interval, other: Interval, corners: list[tuple[Tensor, Tensor]], sign: int
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return slopes and offset of the tightest of two planes, in the middle of the box.
+def _plane(on_input: Tensor, on_other: Tensor, sign: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return slopes and offset of a plane through a corner, below for sign 1, above for -1.
 
-    A plane through the corner (a, c) is `c x + a y - a c`; its offset is rounded to the safe side.
+    The one through the corner (a, c) is `c x + a y - a c`; its offset is rounded to the safe side.
     """
-    middle = (input.lower + input.upper) / 2, (other.lower + other.upper) / 2
-    planes = []
-    for on_input, on_other in corners:
-        product = on_other * on_input
-        offset = -rounding.up(product, 1) if sign > 0 else -rounding.down(product, 1)
-        planes.append((on_input.expand_as(product), on_other.expand_as(product), offset))
-    heights = [
-        sign * (each[0] * middle[0] + each[1] * middle[1] + each[2]).detach() for each in planes
-    ]
-    first = heights[0] >= heights[1]
-    one, two = planes
-    return (
-        torch.where(first, one[0], two[0]),
-        torch.where(first, one[1], two[1]),
-        torch.where(first, one[2], two[2]),
-    )
+    product = on_other * on_input
+    offset = -rounding.up(product, 1) if sign > 0 else -rounding.down(product, 1)
+    return on_input.expand_as(product), on_other.expand_as(product), offset
 
 
 def _folded(mask: Tensor, value: Interval) -> Tensor:

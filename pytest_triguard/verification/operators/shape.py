@@ -148,8 +148,7 @@ def cat(tensors: Any, dim: int = 0) -> Interval:
     dtype = values[0].dtype
     if len(values) == len(tensors) and any(part.is_centred for part in values):
         centres, radii, rooms = zip(*(part.centred() for part in values), strict=True)
-        radius = torch.cat(radii, dim).add_(4 * rounding.tiny(dtype))
-        return Interval.around(torch.cat(centres, dim), radius, min(rooms))
+        return Interval.around(torch.cat(centres, dim), torch.cat(radii, dim), min(rooms))
     lower = [_end(part, "lower", dtype) for part in tensors]
     upper = [_end(part, "upper", dtype) for part in tensors]
     positive = len(values) == len(tensors) and all(part.positive for part in values)
