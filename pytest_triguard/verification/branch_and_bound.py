@@ -194,7 +194,6 @@ class ReluSplits:
         known = {
             key: Interval(value.lower[owner], value.upper[owner])
             for key, value in root.bounds.items()
-            if key != INPUT
         }
         sides = self._spread(state["places"], state["signs"])
         for source, side in sides.items():

@@ -82,7 +82,7 @@ class Problem:
         inputs, labels = digits()
         torch.manual_seed(0)
         module = build()
-        _train(module, inputs[:_TRAINING], labels[:_TRAINING])
+        train(module, inputs[:_TRAINING], labels[:_TRAINING])
         self.module = module.double().eval().requires_grad_(False)
         self.inputs = inputs[_TRAINING : _TRAINING + count].double()
         self.labels = self.module(self.inputs).argmax(1)
@@ -192,7 +192,8 @@ def main(who: str, name: str, method: str) -> None:
     os.write(sys.stdout.fileno(), f"{resident('VmHWM') - loaded}\n".encode())
 
 
-def _train(module: nn.Module, inputs: Tensor, labels: Tensor) -> None:
+def train(module: nn.Module, inputs: Tensor, labels: Tensor) -> None:
+    """Train for a moment."""
     optimiser = torch.optim.Adam(module.parameters(), 1e-3)
     for _ in range(2):
         for begin in range(0, len(inputs), _BATCH):

@@ -76,7 +76,16 @@ def residual():
     )
 
 
+def bare():
+    """The first operator is one that is split, on the inputs themselves."""
+    return nn.Sequential(
+        nn.ReLU(), nn.MaxPool2d((1, 2), stride=1), nn.Flatten(), nn.Linear(3, 4), nn.ReLU(),
+        nn.Linear(4, CLASSES),
+    )
+
+
 NETWORKS = {
+    "bare": (bare, (1, 1, 4)),
     "mlp": (mlp, (1, 2, 2)),
     "convolutional": (convolutional, (2, 2, 2)),
     "pooled": (pooled, (1, 3, 3)),

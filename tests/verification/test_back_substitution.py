@@ -1,0 +1,154 @@
+"""Back-substitution: the same bounds in windows, in chunks and in another library."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from pytest_triguard import Classifier, verification
+from pytest_triguard.verification import crown, substitution
+from pytest_triguard.verification.budget import Budget, BudgetSpent, Clock
+from pytest_triguard.verification.intervals import Interval
+from pytest_triguard.verification.network import Network
+from pytest_triguard.verification.substitution import Substitution, plainly
+from pytest_triguard.verification.windows import Grid, Windowed
+from tests.verification.peer import needs_peer, peer_bounds
+from tests.verification.zoo import ZOO, images, network, problem
+
+CONVOLUTIONAL = ["convolutional head", "pools", "residual", "functional"]
+
+
+def boxes(name, eps=0.05, count=3):
+    subject, clean = Classifier(network(name)), images(name, count)
+    return subject, clean - eps, clean + eps
+
+
+@pytest.mark.parametrize("method", ["crown", "crown_ibp", "alpha_crown"])
+@pytest.mark.parametrize("name", CONVOLUTIONAL)
+def test_windows_give_the_bounds_of_whole_images(name, method, monkeypatch):
+    subject, *box = boxes(name)
+    windowed = verification.bounds(subject, *box, method=method)
+    monkeypatch.setattr(Grid, "pays", property(lambda grid: False))
+    whole = verification.bounds(subject, *box, method=method)
+    for one, two in zip(windowed, whole, strict=True):
+        assert torch.allclose(one, two, rtol=0, atol=1e-9)
+
+
+def test_windows_are_used(monkeypatch):
+    """Without it the test above would compare a thing with itself."""
+    seen = []
+    cut = Windowed.dot
+    monkeypatch.setattr(Windowed, "dot", lambda *each: seen.append(each) or cut(*each))
+    subject, *box = boxes("convolutional head")
+    verification.bounds(subject, *box, method="crown")
+    assert seen
+
+
+@pytest.mark.parametrize("name", ZOO)
+def test_rows_in_small_chunks_give_the_same_bounds(name, monkeypatch):
+    subject, *box = boxes(name)
+    at_once = verification.bounds(subject, *box, method="crown")
+    monkeypatch.setattr(crown, "HELD", 64)
+    in_chunks = verification.bounds(subject, *box, method="crown")
+    for one, two in zip(at_once, in_chunks, strict=True):
+        assert torch.allclose(one, two, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", ["mlp", "residual", "pools", "attention"])
+def test_tighter_methods_are_not_looser_on_average(name):
+    subject, *box = boxes(name, 0.02)
+    widths = [
+        float((high - low).mean())
+        for low, high in (
+            verification.bounds(subject, *box, method=method)
+            for method in ("ibp", "crown_ibp", "crown", "alpha_crown")
+        )
+    ]
+    assert widths == sorted(widths, reverse=True)
+    assert widths[-1] < 0.5 * widths[0]
+
+
+class Counted(TorchDispatchMode):
+    """Counts the operations that are dispatched."""
+
+    count = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.count += 1
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("method", ["crown", "crown_ibp"])
+@pytest.mark.parametrize("name", ["mlp", "convolutional head", "residual"])
+def test_a_larger_batch_dispatches_no_more_operations(name, method, monkeypatch):
+    monkeypatch.setattr(crown, "HELD", 2**26)  # more rows than there are
+    counts = []
+    for count in (6, 24):
+        subject, *box = boxes(name, 0.5, count)  # all are unstable
+        with Counted() as counted:
+            verification.bounds(subject, *box, method=method)
+        counts.append(counted.count)
+    assert counts[1] <= counts[0]
+
+
+def test_what_is_held_at_a_time_is_bounded(monkeypatch):
+    """The rows on their way never have more elements than is allowed, but for a first row."""
+    largest = []
+    back = substitution._back
+
+    def watched(relaxation, rows, choice):
+        held = rows.rows if isinstance(rows, Windowed) else rows
+        largest.append(held.numel())
+        return back(relaxation, rows, choice)
+
+    monkeypatch.setattr(substitution, "_back", watched)
+    monkeypatch.setattr(crown, "HELD", 4096)
+    subject, *box = boxes("convolutional head", count=1)
+    verification.bounds(subject, *box, method="crown")
+    assert max(largest) <= 4096
+
+
+def test_time_that_is_over_stops_it_at_once():
+    subject, lower, upper = boxes("mlp")
+    with subject.prepared() as model:
+        model.logits(lower[:1])
+        captured = Network(model, lower.dtype)
+        walk = Substitution(captured, Interval(lower, upper), 2**20, Clock.of(0.0))
+        with pytest.raises(BudgetSpent):
+            walk.forward(plainly)
+
+
+@needs_peer
+@pytest.mark.parametrize("method", ["crown_ibp", "crown"])
+@pytest.mark.parametrize("name", ["linear", "mlp", "convolutional head"])
+def test_another_library_finds_the_same(name, method):
+    """Up to the outward rounding, with the same choice of slopes."""
+    subject, lower, upper = boxes(name, 0.03)
+    low, high = verification.bounds(subject, lower, upper, method=method)
+    found = peer_bounds(subject.module.eval(), lower, upper, method)
+    assert torch.allclose(low, found[0], rtol=1e-6, atol=1e-8) or bool(
+        (low >= found[0] - 1e-8).all()
+    )
+    assert torch.allclose(high, found[1], rtol=1e-6, atol=1e-8) or bool(
+        (high <= found[1] + 1e-8).all()
+    )
+
+
+def test_a_domain_budget_bounds_the_search():
+    subject, inputs, labels = problem("mlp", 30)
+    spent = []
+    for domains in (1, 60):
+        result = verification.verify(
+            subject,
+            inputs,
+            labels,
+            eps=0.15,
+            method="branch_and_bound",
+            budget=Budget(domains=domains, steps=3),
+        )
+        spent.append(result)
+    few, many = (sum(each.counts[key] for key in ("proven", "falsified")) for each in spent)
+    assert few < many
+    for one, two in zip(spent[0].status, spent[1].status, strict=True):
+        assert one in (two, "unknown")
