@@ -332,7 +332,9 @@ class Substitution:
         self._alive += [value, kept]
         self._keys[id(value)] = self._keys[id(kept)] = key
         self.bounds[key] = kept
-        self._largest = torch.maximum(self._largest, magnitude(kept).detach().flatten(1).amax(1))
+        if kept.shape.numel():
+            largest = magnitude(kept).detach().flatten(1).amax(1)
+            self._largest = torch.maximum(self._largest, largest)
 
     # --- backward -------------------------------------------------------------------------------
 

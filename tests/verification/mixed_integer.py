@@ -1,8 +1,8 @@
 """The truth about small networks of affine, ReLU and max-pooling operators: mixed-integer programs.
 
 Every value inside the network is a variable with bounds; a ReLU has one binary variable, a maximum
-one for each element. The solver is scipy's, and meets constraints up to a tolerance only: the network
-is asked what it computes at the solution.
+one for each element. The solver is scipy's, and meets constraints up to a tolerance only: the
+network is asked what it computes at the solution.
 
 References:
     Tjeng et al. 2019, "Evaluating Robustness of Neural Networks with Mixed Integer Programming",

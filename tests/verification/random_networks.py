@@ -384,7 +384,7 @@ def _picture(grower: Grower) -> nn.Module:
 
 def _constant(grower: Grower) -> nn.Module:
     name, join = grower.take(CONSTANTS)
-    shape = tuple(grower.choose((1, size)) for size in grower.shape)
+    shape = tuple(grower.choose((1, size) if size > 1 else (1, 2)) for size in grower.shape)
     return Constant(name, shape[grower.choose((0, len(shape) - 1)) :], join)
 
 

@@ -79,7 +79,11 @@ def residual():
 def bare():
     """The first operator is one that is split, on the inputs themselves."""
     return nn.Sequential(
-        nn.ReLU(), nn.MaxPool2d((1, 2), stride=1), nn.Flatten(), nn.Linear(3, 4), nn.ReLU(),
+        nn.ReLU(),
+        nn.MaxPool2d((1, 2), stride=1),
+        nn.Flatten(),
+        nn.Linear(3, 4),
+        nn.ReLU(),
         nn.Linear(4, CLASSES),
     )
 

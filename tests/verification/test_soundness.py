@@ -21,8 +21,8 @@ from pytest_triguard.verification.network import Network
 from pytest_triguard.verification.operators import TABLE
 from pytest_triguard.verification.specification import Differences
 from tests.verification import soundness, zoo
-from tests.verification.random_networks import problem, problems, seeded
-from tests.verification.soundness import ARGUMENTS, BOUNDS, BUDGET, CHECKS, METHODS, NORMS
+from tests.verification.random_networks import Apply, problem, problems, seeded
+from tests.verification.soundness import ARGUMENTS, BOUNDS, BUDGET, CHECKS, METHODS, NORMS, holds
 
 CASES = int(os.environ.get("TRIGUARD_RANDOM_CASES", "10000"))
 """Random cases of the slow test."""
@@ -49,7 +49,7 @@ def choosing(data):
 @given(data=st.data())
 def test_random_networks(check, data):
     drawn = data.draw(problems(**ARGUMENTS.get(check, {})))
-    CHECKS[check](drawn, choosing(data))
+    holds(check, choosing(data), drawn)
 
 
 @pytest.mark.parametrize("method", BOUNDS)
@@ -74,8 +74,7 @@ def test_many_random_networks(block, record_property):
         choose = random.Random(seed).choice
         name = _TURNS[seed // _BLOCKS % len(_TURNS)]
         try:
-            CHECKS[name](problem(choose, **ARGUMENTS.get(name, {})), choose)
-            count += 1
+            count += holds(name, choose, problem(choose, **ARGUMENTS.get(name, {})))
         except Exception as error:
             failed.append(f"seed {seed}, {name}: {type(error).__name__} {error}")
     record_property("random cases", count)
@@ -142,6 +141,36 @@ def test_an_affine_network_has_its_closed_form(build, method, norm, dual):
     assert (result.margin <= expected + 1e-13).all()
 
 
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize(
+    "copies",
+    [
+        lambda x: x.repeat(1, 2, 1, 1),
+        lambda x: x.expand(-1, 2, -1, -1),
+        lambda x: x + torch.zeros(2, 1, 1, dtype=torch.float64),
+        lambda x: nn.functional.interpolate(x, scale_factor=2, mode="nearest"),
+        lambda x: nn.functional.pad(x, (1, 1, 1, 1), mode="replicate"),
+        lambda x: torch.cat([x, x], 1),
+    ],
+    ids=["repeat", "expand", "broadcast", "interpolate", "pad", "cat"],
+)
+@methods
+def test_copies_of_an_element_move_together(method, copies, norm):
+    """A ball around a value is a larger one around what copies its elements."""
+    inputs = torch.full((1, 1, 2, 2), 0.5, dtype=torch.float64)
+    size = copies(inputs).numel()
+    module = nn.Sequential(Apply("copies", copies), nn.Flatten(), nn.Linear(size, 2)).double()
+    with torch.no_grad():
+        module[2].weight.copy_(torch.stack([torch.ones(size), torch.zeros(size)]))
+        module[2].bias.zero_()
+    result = verification.verify(
+        Classifier(module), inputs, torch.tensor([0]), eps=0.1, norm=norm, method=method
+    )
+    weights = torch.autograd.functional.jacobian(lambda x: copies(x).sum(), inputs).flatten()
+    dual = torch.linalg.vector_norm(weights, ord={"linf": 1, "l2": 2, "l1": torch.inf}[norm])
+    assert result.margin.item() <= 0.5 * size - 0.1 * dual + 1e-12
+
+
 # --- what is not finite ---------------------------------------------------------------------------
 
 
@@ -200,7 +229,7 @@ def test_bounds_that_overflow_prove_nothing(method, norm, dtype):
     assert (result.margin == -torch.inf).all()
 
 
-# --- nothing depends on what is worked on together -------------------------------------------------
+# --- nothing depends on what is worked on together ------------------------------------------------
 
 
 @methods
@@ -220,7 +249,7 @@ def test_nothing_depends_on_neighbours_order_or_chunk(name, raised, method):
     budget = verification.Budget(domains=12, steps=3)
 
     def run(order, rows):
-        with soundness.chunked(rows):
+        with soundness.chunked(rows), soundness.without_attacks():
             found = verification.verify(
                 subject, inputs[order], labels[order], eps=eps[order], method=method, budget=budget
             )

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pytest_triguard.verification import rounding
 from pytest_triguard.verification.intervals import Interval
 from pytest_triguard.verification.operators.curves import (
     LIBRARY_ROUNDINGS,
@@ -72,6 +73,8 @@ def _between(least: Any, most: Any) -> Curve:
 
     def value(x: Tensor) -> Valued:
         lost = 2 * (limits.to(x.dtype).double() - limits).abs().sum().item()
+        if lost:  # and room for the rounding of what it is added to
+            lost += 4 * rounding.roundoff(x.dtype) * limits.abs().sum().item()
         return Valued(x.clamp(start, end), lambda: torch.full_like(x, lost))
 
     rounded = Rounded(0, 0, 2 * limits.abs().sum().item())

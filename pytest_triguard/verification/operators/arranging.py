@@ -74,12 +74,21 @@ def _copying(change: Callable[..., Change]) -> dict[str, Any]:
     rules = moving(change)
 
     @wraps(change)
+    def interval(input: Interval, *args: Any, **kwargs: Any) -> Interval:
+        return repeated(input, change(input, *args, **kwargs))
+
+    @wraps(change)
     def relaxation(input: Interval, *args: Any, **kwargs: Any) -> Affine:
         move = change(input, *args, **kwargs)
         refuse_moved_samples(move, input.shape)
         return copied(input, move)
 
-    return rules | {"relaxation": relaxation}
+    return rules | {"interval": interval, "relaxation": relaxation}
+
+
+def repeated(input: Interval, move: Change) -> Interval:
+    """Return bounds of a value whose elements are repeated; a ball is lost, as copies add up."""
+    return Interval(move(input.lower), move(input.upper))
 
 
 def copied(input: Interval, move: Change, back: Change | None = None) -> Affine:
@@ -99,8 +108,8 @@ def copied(input: Interval, move: Change, back: Change | None = None) -> Affine:
 def pad(input: Interval, pad: Any, mode: str = "constant", value: float | None = None) -> Interval:
     """Bounds of `functional.pad`."""
     change = _padded(input, pad, mode, value)
-    if mode == "constant" and value:
-        return Interval(change(input.lower), change(input.upper))
+    if mode != "constant" or value:
+        return repeated(input, change)
     return input.rearranged(change)
 
 

@@ -196,7 +196,7 @@ def max_pool2d_composition(
 
 def _pick(input: Interval, index: Tensor) -> Interval:
     """Elements of each image by place, `(h, w)`."""
-    return input.rearranged(_picking(index))
+    return input.monotone(_picking(index))
 
 
 def _pick_relaxation(input: Interval, index: Tensor) -> Affine:

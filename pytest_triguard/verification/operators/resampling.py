@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from pytest_triguard.verification import rounding
 from pytest_triguard.verification.intervals import Interval
-from pytest_triguard.verification.operators.arranging import copied
+from pytest_triguard.verification.operators.arranging import copied, repeated
 from pytest_triguard.verification.operators.rule import Unsupported
 from pytest_triguard.verification.operators.shape import Change
 from pytest_triguard.verification.relaxations import Affine, flat_rows, magnitude
@@ -31,7 +31,7 @@ def interpolate(
     """Bounds of `functional.interpolate` in the modes whose weights are not negative."""
     change = _resized(size, scale_factor, mode, align_corners, recompute_scale_factor, antialias)
     if mode in _COPYING:
-        return input.rearranged(change)
+        return repeated(input, change)
     error = _rounded(input, change(input.lower), rounding.roundoff(input.dtype))
     return Interval(change(input.lower) - error, change(input.upper) + error)
 

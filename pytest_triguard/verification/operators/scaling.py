@@ -159,8 +159,9 @@ def scaled(input: Interval, factor: Tensor, centre: Tensor, shift: Tensor) -> In
     (low, low_error), (high, high_error) = run(input.lower), run(input.upper)
     lower = torch.minimum(low - low_error, high - high_error)
     upper = torch.maximum(low + low_error, high + high_error)
-    ball = None if input.ball is None else _scaled_ball(input.ball, factor, run)
-    return Interval(lower, upper, ball)
+    if input.ball is None or lower.shape != input.shape:  # copies of an element add up in a ball
+        return Interval(lower, upper)
+    return Interval(lower, upper, _scaled_ball(input.ball, factor, run))
 
 
 def scaled_relaxation(input: Interval, factor: Tensor, centre: Tensor, shift: Tensor) -> Scale:
