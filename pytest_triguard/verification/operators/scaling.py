@@ -153,7 +153,8 @@ def scaled(input: Interval, factor: Tensor, centre: Tensor, shift: Tensor) -> In
 
     def run(values: Tensor) -> tuple[Tensor, Tensor]:
         product = (values - centre) * factor
-        error = product.abs().add_(shift.abs()).mul_(_ROUNDINGS * rounding.roundoff(input.dtype))
+        size = product.abs() + shift.abs()
+        error = size.mul_(_ROUNDINGS * rounding.roundoff(input.dtype))
         return product + shift, error.add_(rounding.tiny(input.dtype))
 
     (low, low_error), (high, high_error) = run(input.lower), run(input.upper)
