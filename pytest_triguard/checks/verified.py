@@ -138,5 +138,6 @@ def _budgeted(
         again = f" ({stage.retried} again in float64)" if stage.retried else ""
         steps.append(f"{stage.name} {stage.samples}{again} -> {found} in {stage.seconds:.2g} s")
     why = "".join(f"; {count} {reason}" for reason, count in reasons.most_common(2))
+    # Messages cut what is long: what every stage rests on comes before what each of them did.
     spent = f"real arithmetic, {budget.describe()}, seed {seed}"
-    return f"{method}: {', '.join(steps)}; {spent}{why}"
+    return f"{method}, {spent}: {', '.join(steps)}{why}"

@@ -69,7 +69,7 @@ def test_what_is_left_open_says_which_bound_gave_up():
 )
 def test_a_budget_is_told_in_words_and_kept_in_plain_values(budget, told, kept):
     record = failed(budget=budget, eps=0.02).record
-    assert f"; real arithmetic, {told}, seed 0" in record.method
+    assert record.method.startswith(f"auto, real arithmetic, {told}, seed 0: clean")
     assert record.parameters["budget"] == kept
     assert json.loads(json.dumps(record.parameters)) == record.parameters
 
