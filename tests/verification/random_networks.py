@@ -20,6 +20,7 @@ from torch.nn import functional
 from torchvision.ops import StochasticDepth
 
 from pytest_triguard import Classifier
+from tests.verification.random_parts import Apply, Attention, Combined, Constant
 from tests.verification.zoo import MEAN, STD
 
 Choose = Callable[[Sequence[Any]], Any]
@@ -29,68 +30,6 @@ LARGEST = 160
 SHAPES = ((1, 3, 4), (1, 5, 5), (2, 4, 3), (3, 3, 3), (3, 4, 5), (1, 2, 7), (1, 8, 7))
 WEIGHTS = ("plain", "plain", "plain", "plain", "small", "large", "uneven", "dead", "zero")
 """What happens to the weights of a network after they were drawn."""
-
-
-class Apply(nn.Module):
-    """Applies a function of one value."""
-
-    def __init__(self, name: str, function: Callable[[Tensor], Tensor]) -> None:
-        super().__init__()
-        self.name = name
-        self.function = function
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        return self.function(inputs)
-
-    def extra_repr(self) -> str:
-        return self.name
-
-
-class Combined(nn.Module):
-    """Joins a value with what a branch makes of it."""
-
-    def __init__(self, name: str, branch: nn.Module, join: Callable[..., Tensor]) -> None:
-        super().__init__()
-        self.name = name
-        self.branch = branch
-        self.join = join
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        return self.join(inputs, self.branch(inputs))
-
-    def extra_repr(self) -> str:
-        return self.name
-
-
-class Constant(nn.Module):
-    """Works on a value and a tensor of weights, broadcast from the last dimensions."""
-
-    def __init__(self, name: str, shape: tuple[int, ...], join: Callable[..., Tensor]) -> None:
-        super().__init__()
-        self.name = name
-        self.weight = nn.Parameter(torch.randn(shape).sign() * (torch.rand(shape) + 0.3))
-        self.join = join
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        return self.join(inputs, self.weight)
-
-    def extra_repr(self) -> str:
-        return self.name
-
-
-class Attention(nn.Module):
-    """Attention over rows `(N, T, E)`, by the module or by the function."""
-
-    def __init__(self, width: int, heads: int, *, by_module: bool) -> None:
-        super().__init__()
-        self.by_module = by_module
-        self.attention = nn.MultiheadAttention(width, heads, batch_first=True)
-        self.key = nn.Linear(width, width)
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        if self.by_module:
-            return self.attention(inputs, inputs, inputs, need_weights=False)[0]
-        return functional.scaled_dot_product_attention(inputs, self.key(inputs), inputs)
 
 
 def _first_two(join: Callable[..., Tensor], parts: Any) -> Tensor:
