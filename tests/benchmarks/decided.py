@@ -107,7 +107,9 @@ def _problem(name: str) -> tuple[nn.Module, Tensor]:
         train(module, inputs[:_TRAINING], labels[:_TRAINING])
         return module.eval(), inputs[_TRAINING : _TRAINING + _DIGITS]
     build, shape = NETWORKS[name]
-    module = build().train()
+    module = build().eval()
+    for each in module.modules():  # nothing else is to train: Inception has a branch for that
+        each.training = isinstance(each, nn.BatchNorm2d)
     with torch.no_grad():
         for _ in range(3):
             module(torch.rand(16, *shape))
