@@ -10,14 +10,13 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from pytest_triguard.verification.crown import HELD, matrix, slack_logits
-from pytest_triguard.verification.ibp import interval_margin
+from pytest_triguard.verification.crown import HELD, CrownIBP
 from pytest_triguard.verification.intervals import Interval
-from pytest_triguard.verification.methods import Effort, Margins
+from pytest_triguard.verification.methods import Effort
 from pytest_triguard.verification.network import Network
 from pytest_triguard.verification.relaxations import Tunable
-from pytest_triguard.verification.specification import Rows
-from pytest_triguard.verification.substitution import INPUT, Substitution, Tuning, plainly
+from pytest_triguard.verification.substitution import Substitution, Tuning, plainly
+from pytest_triguard.verification.tightening import Solve
 from pytest_triguard.verification.windows import Windowed
 
 RATE = 0.25
@@ -30,7 +29,7 @@ GRAPH = 16
 
 
 @dataclass(frozen=True)
-class AlphaCrown:
+class AlphaCrown(CrownIBP):
     """Back-substitution with the slopes below ReLUs chosen by gradient ascent on each bound.
 
     Every bound has choices of its own, those of intermediate values too: each of them is ascended
@@ -45,29 +44,20 @@ class AlphaCrown:
 
     def samples(self, network: Network) -> int:
         """Return how many samples may be bounded at once."""
-        return max(1, HELD // (GRAPH * network.widest))
+        return graphs(network)
 
-    def logits(self, network: Network, region: Interval, effort: Effort) -> Interval:
-        """Return bounds of the logits over a set of inputs, `(n, K)`."""
-        walk = walked(network, region, effort)
-        known = walk.logits
-        one = torch.eye(known.shape[1], dtype=known.dtype, device=known.lower.device)
-        rows = one.expand(known.shape[0], -1, -1)
-        solve = Ascent(effort.budget.steps)
-        lower, upper = walk.least(rows, solve), -walk.least(-rows, solve)
-        return Interval(
-            torch.where(lower > known.lower, lower, known.lower),
-            torch.where(upper < known.upper, upper, known.upper),
-        )
+    def walked(self, network: Network, region: Interval, effort: Effort) -> Substitution:
+        """Return the network with all bounds and relaxations over a set of inputs."""
+        return walked(network, region, effort)
 
-    def margins(self, network: Network, region: Interval, rows: Rows, effort: Effort) -> Margins:
-        """Return a lower bound of the least row over a set of inputs, and bounds of the logits."""
-        walk = walked(network, region, effort)
-        plain = interval_margin(walk.logits, walk.head, rows)
-        found = walk.least(matrix(rows, walk.logits), Ascent(effort.budget.steps)).amin(1)
-        margin = torch.where(found > plain, found, plain)
-        logits = slack_logits(walk, margin)
-        return Margins(margin, logits, 2 * len(margin), walk.carried)
+    def solve(self, effort: Effort) -> Solve:
+        """Return how rows on the logits are bounded."""
+        return Ascent(effort.budget.steps)
+
+
+def graphs(network: Network) -> int:
+    """Return how many samples may be ascended at once, one row each."""
+    return max(1, HELD // (GRAPH * network.widest))
 
 
 def walked(network: Network, region: Interval, effort: Effort) -> Substitution:
@@ -85,8 +75,7 @@ def walked(network: Network, region: Interval, effort: Effort) -> Substitution:
         plain.held = HELD // GRAPH
         if left is not None and cost > left:
             return plain
-        known = {key: value for key, value in plain.bounds.items() if key != INPUT}
-        walk = Substitution(network, region, HELD // GRAPH, effort.clock, known=known)
+        walk = Substitution(network, region, HELD // GRAPH, effort.clock, known=plain.bounds)
         walk.forward(Ascent(effort.budget.steps))
     walk.carried += plain.carried
     return walk

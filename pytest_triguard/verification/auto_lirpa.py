@@ -259,7 +259,7 @@ class AutoLirpa:
         if self.method == "alpha_crown":
             margin = torch.maximum(margin, self.rows(lower, upper, rows, ball))
         self._refuse_stray(lower, upper, logits, ball)
-        largest = torch.maximum(logits.lower.abs(), logits.upper.abs()).amax(1, keepdim=True)
+        largest = logits.magnitude.amax(1, keepdim=True)
         size = rows.to(self.dtype).abs().sum(2).div_(2).clamp_min_(1)
         slack = SLACK[self.dtype] * largest.clamp_min(1) * size
         return Found(margin - slack, logits, slack, (None,) * len(margin))

@@ -1,4 +1,4 @@
-"""Branch and bound: splits of ReLUs, or of the inputs where they are few, until all is decided."""
+"""Branch and bound: splits of ReLUs, until all is decided."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from torch.nn import functional
 
 from pytest_triguard.errors import InputError
 from pytest_triguard.verification import leaves
-from pytest_triguard.verification.alpha_crown import GRAPH, RATE, Ascent, ascend, walked
-from pytest_triguard.verification.crown import HELD, matrix, slack_logits
+from pytest_triguard.verification.alpha_crown import RATE, Ascent, ascend, graphs, walked
+from pytest_triguard.verification.crown import matrix, slack_logits
 from pytest_triguard.verification.domains import Bounded, Domains, Search
 from pytest_triguard.verification.ibp import interval_margin
 from pytest_triguard.verification.intervals import Ball, Interval, lengths
@@ -51,7 +51,7 @@ class BranchAndBound:
 
     def samples(self, network: Network) -> int:
         """Return how many samples may be worked on at once."""
-        return max(1, HELD // (GRAPH * network.widest))
+        return graphs(network)
 
     def logits(self, network: Network, region: Interval, effort: Effort) -> Interval:
         """Return bounds of the logits over a set of inputs, `(n, K)`: those of the root."""
@@ -61,17 +61,16 @@ class BranchAndBound:
     def margins(self, network: Network, region: Interval, rows: Rows, effort: Effort) -> Margins:
         """Return a lower bound of the least row over a set of inputs, and bounds of the logits."""
         bounds, logits, splits = _rooted(network, region, rows, effort)
-        threshold = splits.threshold
         search = Search(
             bounds,
-            threshold,
+            splits.threshold,
             region.shape[1:],
             self.samples(network),
             effort.budget.domains,
             effort.clock,
             keep=effort.keep,
         )
-        search.run(splits.root(bounds, threshold), splits.split, splits.bound)
+        search.run(splits.root(bounds), splits.split, splits.bound)
         return Margins(
             search.margin,
             logits,
@@ -149,9 +148,9 @@ class ReluSplits:
                 self.offsets[source] = slice(self.total, self.total + size)
                 self.total += size
 
-    def root(self, bounds: Tensor, threshold: Tensor) -> Domains:
-        """Return the whole regions with every row that is not proven."""
-        owner, row = (~(bounds > threshold[:, None])).nonzero(as_tuple=True)
+    def root(self, bounds: Tensor) -> Domains:
+        """Return the whole regions with every row that is not proven by its bound, `(N, S)`."""
+        owner, row = (~(bounds > self.threshold[:, None])).nonzero(as_tuple=True)
         none = owner.new_zeros(len(owner), 0)
         state = {"places": none, "signs": none, "multipliers": none.to(bounds.dtype)}
         return Domains(owner, row, bounds[owner, row], state | {"next": torch.full_like(owner, -1)})
@@ -333,9 +332,8 @@ def _taken_apart(walk: Substitution, effort: Effort) -> Substitution:
     """Return the network with max-pooling taken apart, its bounds at least as tight."""
     if not walk.composable:
         return walk
-    known = {key: value for key, value in walk.bounds.items() if key != INPUT}
     apart = Substitution(
-        walk.network, walk.region, walk.held, effort.clock, known=known, composed=True
+        walk.network, walk.region, walk.held, effort.clock, known=walk.bounds, composed=True
     )
     apart.forward(plainly)
     apart.carried += walk.carried

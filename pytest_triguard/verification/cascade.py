@@ -284,7 +284,7 @@ class Cascade:
         spent: float,
     ) -> list[SampleVerdict]:
         """Bound some samples; time that runs out, or an operator without rule, leaves them open."""
-        effort = Effort(self._clock(len(block), spent), self.budget, self.seed, self.keep)
+        effort = Effort(self._clock(len(block), spent), self.budget, self.keep)
         try:
             effort.clock.check()
             with torch.no_grad():

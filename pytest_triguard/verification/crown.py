@@ -12,9 +12,9 @@ from pytest_triguard.verification.ibp import interval_margin
 from pytest_triguard.verification.intervals import Interval
 from pytest_triguard.verification.methods import Effort, Margins
 from pytest_triguard.verification.network import Network
-from pytest_triguard.verification.relaxations import magnitude
 from pytest_triguard.verification.specification import Rows
 from pytest_triguard.verification.substitution import Substitution, plainly
+from pytest_triguard.verification.tightening import Solve
 
 _ROWS = 16
 """Rows of each sample that are held together at least."""
@@ -48,14 +48,14 @@ class CrownIBP:
     @torch.no_grad()
     def logits(self, network: Network, region: Interval, effort: Effort) -> Interval:
         """Return bounds of the logits over a set of inputs, `(n, K)`."""
-        return self.walked(network, region, effort).tight_logits()
+        return self.walked(network, region, effort).tight_logits(self.solve(effort))
 
     @torch.no_grad()
     def margins(self, network: Network, region: Interval, rows: Rows, effort: Effort) -> Margins:
         """Return a lower bound of the least row over a set of inputs, and bounds of the logits."""
         walk = self.walked(network, region, effort)
         plain = interval_margin(walk.logits, walk.head, rows)
-        found = walk.least(matrix(rows, walk.logits)).amin(1)
+        found = walk.least(matrix(rows, walk.logits), self.solve(effort)).amin(1)
         margin = torch.where(found > plain, found, plain)
         logits = slack_logits(walk, margin)
         return Margins(margin, logits, 2 * len(margin), walk.carried)
@@ -65,6 +65,11 @@ class CrownIBP:
         walk = Substitution(network, region, HELD, effort.clock)
         walk.forward(plainly if self.tighten else None)
         return walk
+
+    def solve(self, effort: Effort) -> Solve:
+        """Return how rows on the logits are bounded."""
+        del effort
+        return plainly
 
 
 @dataclass(frozen=True)
@@ -91,7 +96,7 @@ def slack_logits(walk: Substitution, margin: Tensor) -> Interval:
 
     Those of the intervals are wide; they are tightened where the slack decides.
     """
-    size = magnitude(walk.logits).amax(1)
+    size = walk.logits.magnitude.amax(1)
     decides = (margin > 0) & (margin < _DECIDES * size)
     if not bool(decides.any()):
         return walk.logits

@@ -70,7 +70,7 @@ def interval_margin(logits: Interval, head: Head | None, rows: Rows) -> Tensor:
 def _separate(logits: Interval, rows: Rows) -> Tensor:
     """Bound the rows by the bounds of the logits."""
     gamma = rounding.gamma(logits.shape[1], logits.dtype)
-    magnitude = rows.magnitudes_times(torch.maximum(logits.lower.abs(), logits.upper.abs()))
+    magnitude = rows.magnitudes_times(logits.magnitude)
     error = magnitude.mul_(2 * gamma).add_(rounding.tiny(logits.dtype))
     return rows.least(rows.lowest(logits.lower, logits.upper) - error)
 

@@ -70,7 +70,7 @@ def slack_of(network: Network, logits: Interval, rows: Rows) -> Tensor:
         logits: Bounds of the logits, `(n, K)`.
         rows: What is to be proven.
     """
-    largest = torch.maximum(logits.lower.abs(), logits.upper.abs()).amax(1)
+    largest = logits.magnitude.amax(1)
     if network.unit is not None:  # what the module rounds is in the bounds
         return 0 * largest
     return largest.clamp_min(1) * (SLACK[network.given] * max(1.0, rows.size / 2))
@@ -92,7 +92,7 @@ def worth_retrying(
         margin: Of each sample, `(n,)`.
         slack: What it has to exceed.
     """
-    size = torch.maximum(region.lower.abs(), region.upper.abs()).flatten(1).amax(1)
+    size = region.magnitude.flatten(1).amax(1)
     radius = (region.upper - region.lower).flatten(1).amax(1) / 2
     width = (found.logits.upper - found.logits.lower).amax(1)
     reach = 2 * network.share * size / radius * width

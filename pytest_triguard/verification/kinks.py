@@ -160,7 +160,7 @@ def max_pool2d(
     always, never = _largest(frame.windows(input.lower), frame.windows(input.upper), 2)
     spread = cotangent.rearranged(lambda each: each.flatten(2).unsqueeze(2).expand_as(always))
     found = _gated(spread, always, never)
-    size = frame.folded(torch.maximum(found.lower.abs(), found.upper.abs()))
+    size = frame.folded(found.magnitude)
     error = size * (2 * rounding.gamma(kernel[0] * kernel[1], size.dtype))
     return [Interval(frame.folded(found.lower) - error, frame.folded(found.upper) + error)]
 

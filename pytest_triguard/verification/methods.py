@@ -44,13 +44,11 @@ class Effort:
     Attributes:
         clock: The limit in time; `BudgetSpent` is raised when it is over.
         budget: Domains and steps.
-        seed: Seed of what is drawn.
         keep: Whether a search keeps what it proved, part by part, at the price of memory.
     """
 
     clock: Clock = field(default_factory=Clock)
     budget: Budget = field(default_factory=Budget)
-    seed: int = 0
     keep: bool = False
 
 

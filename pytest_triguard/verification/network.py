@@ -40,7 +40,7 @@ from pytest_triguard.verification.operators import (
 from pytest_triguard.verification.operators.affine import product_share
 from pytest_triguard.verification.operators.rule import Kept
 from pytest_triguard.verification.operators.shape import exact
-from pytest_triguard.verification.relaxations import Affine, Relaxation, magnitude
+from pytest_triguard.verification.relaxations import Affine, Relaxation
 
 FAITHFUL: dict[torch.dtype, float] = {torch.float32: 1e-3, torch.float64: 1e-8}
 """How far logits of the module and of the graph may differ, relative to the largest, and be the
@@ -457,7 +457,7 @@ def _head(graph: Graph) -> fx.Node | None:
 
 def _in_range(value: Interval) -> Interval:
     """Return bounds that are NaN where the module's own float32 may overflow, now or next."""
-    known = magnitude(value) < _REACH
+    known = value.magnitude < _REACH
     return Interval(
         torch.where(known, value.lower, torch.nan),
         torch.where(known, value.upper, torch.nan),

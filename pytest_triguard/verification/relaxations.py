@@ -299,7 +299,7 @@ def band_error(
     for place, value in enumerate(inputs):
         largest = torch.maximum(*(_largest(planes[place]) for planes in slopes))
         terms = largest[0].numel() // max(1, value.lower[0].numel())
-        error = error + largest * magnitude(value) * (16 * terms * unit)
+        error = error + largest * value.magnitude * (16 * terms * unit)
     for offset in offsets:
         if offset is not None:
             size = _largest(offset)
@@ -337,11 +337,6 @@ def unbroadcast(rows: Tensor, value: Interval) -> Tensor:
         if place < extra or (shape[place - extra] == 1 and rows.shape[2 + place] != 1)
     ]
     return rows.sum(stretched, keepdim=True).reshape(*rows.shape[:2], *shape)
-
-
-def magnitude(value: Interval) -> Tensor:
-    """Return the largest magnitude of each element, `(N, *shape)`."""
-    return value.magnitude
 
 
 def flat_rows(rows: Tensor, transpose: Callable[[Tensor], Tensor]) -> Tensor:

@@ -39,7 +39,6 @@ from pytest_triguard.verification.relaxations import (
     Slid,
     Tunable,
     dot,
-    magnitude,
 )
 from pytest_triguard.verification.tightening import Solve, Tightening
 from pytest_triguard.verification.windows import Windowed, merged, whole
@@ -163,7 +162,7 @@ class Substitution:
     @property
     def widest(self) -> int:
         """Elements of the largest value of a sample."""
-        return max(bounds.lower[0].numel() for bounds in self.bounds.values())
+        return max(bounds.shape[1:].numel() for bounds in self.bounds.values())
 
     def least(self, rows: Tensor, solve: Solve | None = None) -> Tensor:
         """Return a lower bound of rows on the logits, `(N, S)`.
@@ -177,12 +176,16 @@ class Substitution:
         parts = torch.split(rows, step, dim=1)
         return torch.cat([run(self, self.output, part) for part in parts], dim=1)
 
-    def tight_logits(self) -> Interval:
-        """Return bounds of the logits by back-substitution where they are tighter, `(N, K)`."""
+    def tight_logits(self, solve: Solve | None = None) -> Interval:
+        """Return bounds of the logits by back-substitution where they are tighter, `(N, K)`.
+
+        Args:
+            solve: How, or None for the relaxations as they are.
+        """
         known = self.logits
         one = torch.eye(known.shape[1], dtype=known.dtype, device=known.lower.device)
         rows = one.expand(known.shape[0], -1, -1)
-        lower, upper = self.least(rows), -self.least(-rows)
+        lower, upper = self.least(rows, solve), -self.least(-rows, solve)
         # What is not finite says nothing, and the intervals hold whatever it is.
         return Interval(
             torch.where(lower > known.lower, lower, known.lower),
@@ -333,7 +336,7 @@ class Substitution:
         self._keys[id(value)] = self._keys[id(kept)] = key
         self.bounds[key] = kept
         if kept.shape.numel():
-            largest = magnitude(kept).detach().flatten(1).amax(1)
+            largest = kept.magnitude.detach().flatten(1).amax(1)
             self._largest = torch.maximum(self._largest, largest)
 
     # --- backward -------------------------------------------------------------------------------
@@ -405,7 +408,7 @@ class Substitution:
         if not merged:
             return error
         unit = rounding.roundoff(self.region.dtype)
-        return _added(error, magnitude(self.bounds[key]).detach() * (4 * merged * unit))
+        return _added(error, self.bounds[key].magnitude.detach() * (4 * merged * unit))
 
 
 def plainly(walk: Substitution, key: Hashable, rows: Tensor | Windowed) -> Tensor:

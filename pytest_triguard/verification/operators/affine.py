@@ -21,7 +21,7 @@ from pytest_triguard.verification import rounding
 from pytest_triguard.verification.intervals import ROOM, Ball, Interval, per_sample
 from pytest_triguard.verification.operators.rule import Keep, Unsupported
 from pytest_triguard.verification.operators.scaling import statistics
-from pytest_triguard.verification.relaxations import Affine, flat_rows, magnitude
+from pytest_triguard.verification.relaxations import Affine, flat_rows
 from pytest_triguard.verification.windows import Windowed
 
 _MUCH = 0.25
@@ -104,16 +104,10 @@ def conv2d(
 
 
 def conv2d_relaxation(
-    input: Interval,
-    weight: Tensor,
-    bias: Tensor | None = None,
-    stride: Any = 1,
-    padding: Any = 0,
-    dilation: Any = 1,
-    groups: int = 1,
+    input: Interval, weight: Tensor, bias: Tensor | None = None, *args: Any, **kwargs: Any
 ) -> Affine:
     """The convolution itself."""
-    product = _conv2d_product(input, weight, stride, padding, dilation, groups)
+    product = _conv2d_product(input, weight, *args, **kwargs)
     return relaxed(input, weight, bias, product)
 
 
@@ -121,20 +115,22 @@ def conv2d_evaluation(
     input: Interval,
     weight: Tensor,
     bias: Tensor | None = None,
-    stride: Any = 1,
-    padding: Any = 0,
-    dilation: Any = 1,
-    groups: int = 1,
-    *,
+    *args: Any,
     unit: float,
+    **kwargs: Any,
 ) -> Tensor:
     """Rounding of the module's own convolution; not one that rearranges products (Winograd)."""
-    product = _conv2d_product(input, weight, stride, padding, dilation, groups)
+    product = _conv2d_product(input, weight, *args, **kwargs)
     return evaluated(input, weight, bias, product, unit)
 
 
 def _conv2d_product(
-    input: Interval, weight: Tensor, stride: Any, padding: Any, dilation: Any, groups: int
+    input: Interval,
+    weight: Tensor,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    groups: int = 1,
 ) -> Product:
     def apply(values: Tensor, weights: Tensor, offset: Tensor | None) -> Tensor:
         return functional.conv2d(values, weights, offset, stride, padding, dilation, groups)
@@ -331,7 +327,7 @@ def relaxed(input: Interval, weight: Tensor, bias: Tensor | None, product: Produ
     with torch.no_grad():
         # The norm of each row of weights times the largest magnitude: no product is needed.
         norms = product.norms(exact.abs()).view(product.channels)
-        largest = magnitude(input).flatten(1).amax(1)
+        largest = input.magnitude.flatten(1).amax(1)
         gamma = rounding.gamma(max(product.fan_in, product.fan_out), input.dtype)
         error = norms * per_sample(largest, input.lower) * (2 * gamma)
         if offset is not None:
@@ -353,7 +349,7 @@ def evaluated(
     input: Interval, weight: Tensor, bias: Tensor | None, product: Product, unit: float
 ) -> Tensor:
     """Return how far the module's own product can be off, in any order of summation."""
-    magnitudes, sizes = weight.to(input.dtype).abs(), magnitude(input)
+    magnitudes, sizes = weight.to(input.dtype).abs(), input.magnitude
     size = product.apply(sizes, magnitudes, None if bias is None else bias.to(input.dtype).abs())
     largest = per_sample(sizes.flatten(1).amax(1), size) + magnitudes.amax()
     error = size * (2 * rounding.accumulated(product.fan_in, unit))

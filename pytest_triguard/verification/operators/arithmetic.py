@@ -22,7 +22,6 @@ from pytest_triguard.verification.relaxations import (
     Scale,
     Sum,
     band_error,
-    magnitude,
 )
 
 Operand = Interval | Tensor | float
@@ -180,7 +179,7 @@ def _sum(input: Interval, other: Interval, sign: int) -> Sum:
     error = None
     if input.shape != shape or other.shape != shape:
         terms = torch.Size(shape[1:]).numel()
-        size = magnitude(input) + magnitude(other)
+        size = input.magnitude + other.magnitude
         error = size * (2 * rounding.accumulated(terms, unit))
     return Sum(((input, 1), (other, sign)), error)
 
@@ -209,7 +208,7 @@ def _folded(mask: Tensor, value: Interval) -> Tensor:
 def _magnitude(operand: Operand, other: Operand) -> Tensor:
     """Return the largest magnitude of an operand's elements; one of the two is an interval."""
     if isinstance(operand, Interval):
-        return magnitude(operand)
+        return operand.magnitude
     value, constant = _sorted(operand, other)
     return constant.abs() + torch.zeros_like(value.lower)
 

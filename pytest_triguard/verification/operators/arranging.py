@@ -20,7 +20,7 @@ from pytest_triguard.verification.operators.shape import (
     moving,
     refuse_moved_samples,
 )
-from pytest_triguard.verification.relaxations import Affine, magnitude, transposed
+from pytest_triguard.verification.relaxations import Affine, transposed
 
 
 def _movedim(input: Interval, source: Any, destination: Any) -> Change:
@@ -100,7 +100,7 @@ def copied(input: Interval, move: Change, back: Change | None = None) -> Affine:
         back: Its transpose, if it is known.
     """
     back = transposed(move, input) if back is None else back
-    size = magnitude(input)
+    size = input.magnitude
     copies = int(back(move(torch.ones_like(size)).unsqueeze(1)).amax())
     return Affine(input, back, None, move(size) * (2 * rounding.gamma(copies, input.dtype)))
 

@@ -41,7 +41,7 @@ from torch import Tensor
 
 from pytest_triguard.verification import rounding
 from pytest_triguard.verification.intervals import Interval
-from pytest_triguard.verification.relaxations import Band, band, magnitude
+from pytest_triguard.verification.relaxations import Band, band
 
 
 class Valued(NamedTuple):
@@ -217,9 +217,9 @@ class Curve:
         Where the function jumps, the module may take either side.
         """
         of_value, of_input, fixed = self.rounded
-        error = magnitude(self.interval(input)) * (of_value * unit) + (fixed * unit + _MODULE_FLOOR)
+        error = self.interval(input).magnitude * (of_value * unit) + (fixed * unit + _MODULE_FLOOR)
         if of_input:
-            error = error + magnitude(input) * (of_input * unit)
+            error = error + input.magnitude * (of_input * unit)
         if self.turn is not None and self.turn.most > self.turn.least:
             place, room = self.turn.place, 8 * unit * abs(self.turn.place)
             close = (input.lower <= place + room) & (input.upper >= place - room)

@@ -15,7 +15,7 @@ from pytest_triguard.verification.intervals import Interval
 from pytest_triguard.verification.operators import arithmetic
 from pytest_triguard.verification.operators.arithmetic import Operand
 from pytest_triguard.verification.operators.rule import Unsupported
-from pytest_triguard.verification.relaxations import Band, Relaxation, band_error, magnitude
+from pytest_triguard.verification.relaxations import Band, Relaxation, band_error
 
 _ROUNDINGS = 32
 """Roundings of the formula of an offset, at most."""
@@ -57,7 +57,7 @@ def div_relaxation(input: Operand, other: Operand) -> Relaxation:
     turned = sign * middle
     varies = isinstance(input, Interval)
     remainder = radius * spread if varies else torch.zeros_like(turned * spread)
-    size = (magnitude(value) + turned.abs()) * (large + fall * high + above)
+    size = (value.magnitude + turned.abs()) * (large + fall * high + above)
     slack = remainder * (1 + 8 * unit) + size * (_ROUNDINGS * unit)
     # The coefficient of r decides which of its lines is the lower one.
     under, over = torch.where(turned >= 0, below, above), torch.where(turned >= 0, above, below)
@@ -86,7 +86,7 @@ def div_evaluation(input: Operand, other: Operand, *, unit: float) -> Tensor:
     if not isinstance(other, Interval):
         return arithmetic.div_evaluation(input, other, unit=unit)
     least = torch.minimum(other.lower.abs(), other.upper.abs())
-    error = magnitude(div(input, other)) * (4 * unit) + rounding.lost(1 / least)
+    error = div(input, other).magnitude * (4 * unit) + rounding.lost(1 / least)
     return torch.where(least > torch.finfo(torch.float32).tiny, error, torch.nan)
 
 

@@ -24,7 +24,6 @@ from pytest_triguard.verification.relaxations import (
     Carried,
     Slid,
     dot,
-    magnitude,
     transposed,
 )
 from pytest_triguard.verification.windows import Grid, Windowed
@@ -51,15 +50,7 @@ def max_pool2d(
     )
 
 
-def max_pool2d_relaxation(
-    input: Interval,
-    kernel_size: Any,
-    stride: Any = None,
-    padding: Any = 0,
-    dilation: Any = 1,
-    ceil_mode: bool = False,
-    return_indices: bool = False,
-) -> Choice:
+def max_pool2d_relaxation(input: Interval, *args: Any, **kwargs: Any) -> Choice:
     """Between two elements of each window.
 
     From below, the element with the largest lower bound. From above, for the element x in [l, u]
@@ -67,8 +58,7 @@ def max_pool2d_relaxation(
     from (l, c) to (u, u): `max(x, others) <= max(x, c)`, which is convex in x. It is x itself
     where nothing else can be larger.
     """
-    del return_indices
-    windows = _Windows.of(input, kernel_size, stride, padding, dilation, ceil_mode)
+    windows = _Windows.of(input, *args, **kwargs)
     low, high = windows.values(input.lower), windows.values(input.upper)
     lowest = low.argmax(-1, keepdim=True)
     two = high.topk(min(2, high.shape[-1]), dim=-1)
@@ -91,18 +81,9 @@ def max_pool2d_relaxation(
     )
 
 
-def max_pool2d_open(
-    input: Interval,
-    kernel_size: Any,
-    stride: Any = None,
-    padding: Any = 0,
-    dilation: Any = 1,
-    ceil_mode: bool = False,
-    return_indices: bool = False,
-) -> list[tuple[Interval, Tensor]]:
+def max_pool2d_open(input: Interval, *args: Any, **kwargs: Any) -> list[tuple[Interval, Tensor]]:
     """Elements that may be the largest of a window in which another may be, too."""
-    del return_indices
-    windows = _Windows.of(input, kernel_size, stride, padding, dilation, ceil_mode)
+    windows = _Windows.of(input, *args, **kwargs)
     low, high = windows.values(input.lower), windows.values(input.upper)
     may = high >= low.amax(-1, keepdim=True)
     contested = may & (may.sum(-1, keepdim=True) > 1) & (high > low)
@@ -172,18 +153,10 @@ class Rearranged:
 
 
 def max_pool2d_composition(
-    apply: Callable[..., Interval],
-    input: Interval,
-    kernel_size: Any,
-    stride: Any = None,
-    padding: Any = 0,
-    dilation: Any = 1,
-    ceil_mode: bool = False,
-    return_indices: bool = False,
+    apply: Callable[..., Interval], input: Interval, *args: Any, **kwargs: Any
 ) -> Interval:
     """Rounds of a knockout between the elements of a window: `max(a, b) = a + relu(b - a)`."""
-    del return_indices
-    windows = _Windows.of(input, kernel_size, stride, padding, dilation, ceil_mode)
+    windows = _Windows.of(input, *args, **kwargs)
     first = windows.index.amax(-1, keepdim=True)  # stands in for the padding
     index = torch.where(windows.index < 0, first, windows.index)[0, 0]
     left = [apply(_PICK, input, index[..., place]) for place in range(index.shape[-1])]
@@ -249,9 +222,16 @@ class _Windows:
 
     @staticmethod
     def of(
-        input: Interval, kernel_size: Any, stride: Any, padding: Any, dilation: Any, ceil_mode: bool
+        input: Interval,
+        kernel_size: Any,
+        stride: Any = None,
+        padding: Any = 0,
+        dilation: Any = 1,
+        ceil_mode: bool = False,
+        return_indices: bool = False,
     ) -> _Windows:
         """Return the windows of a pooling over an argument."""
+        del return_indices
         kernel, gaps, pads = _pair(kernel_size), _pair(dilation), _pair(padding)
         steps = kernel if stride is None or stride == [] else _pair(stride)
         shape = functional.max_pool2d(
@@ -318,7 +298,7 @@ class Choice:
         """What rounding in `back` costs per unit of a coefficient, `(N, C, h, w)`."""
         terms = self.offset[0].numel()
         unit = rounding.roundoff(self.offset.dtype)
-        largest = magnitude(self.input).detach().flatten(2)
+        largest = self.input.magnitude.detach().flatten(2)
         size = torch.maximum(
             largest.gather(2, self.below.flatten(2)), largest.gather(2, self.above.flatten(2))
         ).view_as(self.offset)

@@ -27,7 +27,7 @@ from pytest_triguard.verification import rounding
 from pytest_triguard.verification.intervals import Interval
 from pytest_triguard.verification.operators.rule import Unsupported
 from pytest_triguard.verification.operators.scaling import scaled
-from pytest_triguard.verification.relaxations import Carried, dot, magnitude
+from pytest_triguard.verification.relaxations import Carried, dot
 
 _LEAST_VARIANCE = 2.0**-60
 """Variance plus eps above which float32 loses nothing of note by underflow."""
@@ -183,7 +183,7 @@ def _evaluation(input: Interval, rule: Statistics, unit: float) -> Tensor:
     """Return how far the module's own result can be, with mean and variance in one pass or two."""
     known = _Moments.of(input, rule)
     gamma = 2 * rounding.accumulated(2 * known.centre.shape[2], unit)
-    size = magnitude(input).reshape(known.centre.shape)
+    size = input.magnitude.reshape(known.centre.shape)
     shift = gamma * (size + size.mean(2, keepdim=True))
     low, high = known.variance
     # Of the variance: what the centred values are off by, and the sum itself.
@@ -233,7 +233,7 @@ class Standardisation:
         shape, dtype = self.input.shape, self.input.dtype
         gamma = 4 * rounding.gamma(2 * shape[1:].numel() + _ROUNDINGS, dtype)
         fall, below, drop, above = self.lines
-        size = magnitude(self.input).reshape(self.centre.shape)
+        size = self.input.magnitude.reshape(self.centre.shape)
         size = size + size.mean(2, keepdim=True)
         reached = 2 * (self.centre.abs() * size).mean(2, keepdim=True) * torch.maximum(fall, drop)
         middle = self.known.root[0]

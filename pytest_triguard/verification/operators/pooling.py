@@ -19,7 +19,7 @@ from pytest_triguard.verification import rounding
 from pytest_triguard.verification.intervals import ROOM, Interval
 from pytest_triguard.verification.operators.affine import product_share
 from pytest_triguard.verification.operators.rule import Unsupported
-from pytest_triguard.verification.relaxations import Affine, magnitude, transposed
+from pytest_triguard.verification.relaxations import Affine, transposed
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ def _averaging(average: Callable[..., _Average]) -> dict[str, Any]:
     @wraps(average)
     def relaxation(input: Interval, *args: Any, **kwargs: Any) -> Affine:
         found = average(input, *args, **kwargs)
-        size = found.apply(magnitude(input)).abs()
+        size = found.apply(input.magnitude).abs()
         inputs = input.lower[0].numel()  # an element may be in as many windows, at most
         error = size * (2 * rounding.gamma(found.terms + inputs, input.dtype))
         return Affine(input, transposed(found.apply, input), None, error)
@@ -91,7 +91,7 @@ def _averaging(average: Callable[..., _Average]) -> dict[str, Any]:
     @wraps(average)
     def evaluation(input: Interval, *args: Any, unit: float, **kwargs: Any) -> Tensor:
         found = average(input, *args, **kwargs)
-        size = found.apply(magnitude(input)).abs()
+        size = found.apply(input.magnitude).abs()
         error = size * (2 * rounding.accumulated(found.terms, unit))
         error = error + rounding.lost(torch.ones_like(size), found.terms)
         return rounding.unless_overflow(error, size * found.terms)

@@ -28,7 +28,7 @@ from pytest_triguard.verification.operators.affine import (
     linear_relaxation,
 )
 from pytest_triguard.verification.operators.rule import Unsupported
-from pytest_triguard.verification.relaxations import Carried, Relaxation, dot, magnitude
+from pytest_triguard.verification.relaxations import Carried, Relaxation, dot
 
 _LEVELS = 16
 """Levels of the knapsack's dual that are tried, evenly among the sorted elements."""
@@ -81,7 +81,7 @@ def matmul_evaluation(input: Operand, other: Operand, *, unit: float) -> Tensor:
     if _is_matrix(input, other):
         return linear_evaluation(input, other.T, unit=unit)  # type: ignore[arg-type, union-attr]
     one, two = _factors(input, other)
-    first, second = magnitude(one), magnitude(two)
+    first, second = one.magnitude, two.magnitude
     largest = first.amax(-1, keepdim=True) + second.amax(-2, keepdim=True)
     size, inner = first @ second, one.shape[-1]
     error = size * (2 * rounding.accumulated(inner, unit)) + rounding.lost(largest, inner)
@@ -93,7 +93,7 @@ def attended_interval(weights: Operand, values: Operand) -> Interval:
     one, two = _factors(weights, values)
     one = Interval(one.lower.clamp(0, 1), one.upper.clamp(0, 1))
     inner, size = one.shape[-1], 1 + one.upper.sum(-1, keepdim=True)
-    error = size * magnitude(two).amax(-2, keepdim=True)
+    error = size * two.magnitude.amax(-2, keepdim=True)
     error = error * (16 * rounding.gamma(inner, one.dtype)) + inner * rounding.tiny(one.dtype)
     return Interval(-_highest(one, -two.lower) - error, _highest(one, two.upper) + error)
 
@@ -108,9 +108,9 @@ def attended_relaxation(weights: Operand, values: Operand) -> Bilinear:
 def attended_evaluation(weights: Operand, values: Operand, *, unit: float) -> Tensor:
     """Rounding of the module's own sums, and of its weights' sum to one."""
     one, two = _factors(weights, values)
-    total = magnitude(one).sum(-1, keepdim=True).clamp_min(1)
+    total = one.magnitude.sum(-1, keepdim=True).clamp_min(1)
     terms = 2 * rounding.accumulated(2 * one.shape[-1], unit)
-    largest = magnitude(two).amax(-2, keepdim=True)
+    largest = two.magnitude.amax(-2, keepdim=True)
     size = total * largest
     return size * terms + rounding.lost(total + largest, 2 * one.shape[-1])
 
@@ -170,7 +170,7 @@ def _bilinear(input: Operand, other: Operand, ends: Interval, common: Tensor | N
     if common is not None and varying[0]:
         offset = offset + common
     gamma = 8 * rounding.gamma(2 * (one.lower[0].numel() + two.lower[0].numel()), dtype)
-    size = magnitude(one) @ (magnitude(two) + around.abs()) + offset.abs() + middle.abs()
+    size = one.magnitude @ (two.magnitude + around.abs()) + offset.abs() + middle.abs()
     return Bilinear(
         one,
         two,

@@ -9,7 +9,7 @@ from torch.nn import functional
 from pytest_triguard.verification import rounding
 from pytest_triguard.verification.intervals import Interval
 from pytest_triguard.verification.operators.rule import Unsupported
-from pytest_triguard.verification.relaxations import Tunable, band, magnitude
+from pytest_triguard.verification.relaxations import Tunable, band
 
 
 def relu(input: Interval, inplace: bool = False) -> Interval:
@@ -92,5 +92,5 @@ def leaky_relu_evaluation(
 ) -> Tensor:
     """Rounding of the module's own product below zero."""
     del inplace
-    size = magnitude(input)
+    size = input.magnitude
     return size * (4 * unit * negative_slope) + rounding.lost(size + negative_slope)

@@ -13,7 +13,7 @@ from pytest_triguard.verification.intervals import Interval
 from pytest_triguard.verification.operators.arranging import copied, repeated
 from pytest_triguard.verification.operators.rule import Unsupported
 from pytest_triguard.verification.operators.shape import Change
-from pytest_triguard.verification.relaxations import Affine, flat_rows, magnitude
+from pytest_triguard.verification.relaxations import Affine, flat_rows
 
 _COPYING = ("nearest", "nearest-exact")
 _MODES = (*_COPYING, "linear", "bilinear", "trilinear", "area")
@@ -29,47 +29,31 @@ def interpolate(
     antialias: bool = False,
 ) -> Interval:
     """Bounds of `functional.interpolate` in the modes whose weights are not negative."""
-    change = _resized(size, scale_factor, mode, align_corners, recompute_scale_factor, antialias)
-    if mode in _COPYING:
+    change, copies = _resized(
+        size, scale_factor, mode, align_corners, recompute_scale_factor, antialias
+    )
+    if copies:
         return repeated(input, change)
     error = _rounded(input, change(input.lower), rounding.roundoff(input.dtype))
     return Interval(change(input.lower) - error, change(input.upper) + error)
 
 
-def interpolate_relaxation(
-    input: Interval,
-    size: Any = None,
-    scale_factor: Any = None,
-    mode: str = "nearest",
-    align_corners: bool | None = None,
-    recompute_scale_factor: bool | None = None,
-    antialias: bool = False,
-) -> Affine:
+def interpolate_relaxation(input: Interval, *args: Any, **kwargs: Any) -> Affine:
     """The interpolation itself."""
-    change = _resized(size, scale_factor, mode, align_corners, recompute_scale_factor, antialias)
-    if mode in _COPYING:
+    change, copies = _resized(*args, **kwargs)
+    if copies:
         return copied(input, change, _transposed(input, change))
     result = change(input.lower)
     unit = rounding.roundoff(input.dtype)
     terms = rounding.accumulated(result[0].numel(), unit)
-    error = change(magnitude(input)) * (2 * terms) + 2 * _rounded(input, result, unit)
+    error = change(input.magnitude) * (2 * terms) + 2 * _rounded(input, result, unit)
     return Affine(input, _transposed(input, change), None, error)
 
 
-def interpolate_evaluation(
-    input: Interval,
-    size: Any = None,
-    scale_factor: Any = None,
-    mode: str = "nearest",
-    align_corners: bool | None = None,
-    recompute_scale_factor: bool | None = None,
-    antialias: bool = False,
-    *,
-    unit: float,
-) -> Tensor:
+def interpolate_evaluation(input: Interval, *args: Any, unit: float, **kwargs: Any) -> Tensor:
     """Rounding of the module's own weights and sums."""
-    change = _resized(size, scale_factor, mode, align_corners, recompute_scale_factor, antialias)
-    if mode in _COPYING:
+    change, copies = _resized(*args, **kwargs)
+    if copies:
         return input.lower.new_zeros(())
     result = change(input.lower)
     return _rounded(input, result, unit) + rounding.lost(torch.zeros_like(result), 64)
@@ -82,13 +66,14 @@ def upsample_arguments(module: nn.Upsample) -> dict[str, Any]:
 
 
 def _resized(
-    size: Any,
-    scale_factor: Any,
-    mode: str,
-    align_corners: bool | None,
-    recompute_scale_factor: bool | None,
-    antialias: bool,
-) -> Change:
+    size: Any = None,
+    scale_factor: Any = None,
+    mode: str = "nearest",
+    align_corners: bool | None = None,
+    recompute_scale_factor: bool | None = None,
+    antialias: bool = False,
+) -> tuple[Change, bool]:
+    """Return what an interpolation does with a tensor, and whether it only copies elements."""
     if mode not in _MODES or antialias:
         raise Unsupported(f"mode={mode!r}, antialias={antialias}")
 
@@ -97,7 +82,7 @@ def _resized(
             values, size, scale_factor, mode, align_corners, recompute_scale_factor
         )
 
-    return change
+    return change, mode in _COPYING
 
 
 def _transposed(input: Interval, change: Change) -> Change:
@@ -116,5 +101,5 @@ def _rounded(input: Interval, result: Tensor, unit: float) -> Tensor:
     """Return what weights that come from rounded positions, and sums, can be off by."""
     dims = tuple(range(2, len(input.shape)))
     places = sum(input.shape[2:]) + sum(result.shape[2:])
-    largest = magnitude(input).amax(dims, keepdim=True)
+    largest = input.magnitude.amax(dims, keepdim=True)
     return (largest * (16 * (places + 8) * unit) + rounding.tiny(input.dtype)).expand_as(result)

@@ -18,7 +18,7 @@ from torch.nn import functional
 from pytest_triguard.verification import rounding
 from pytest_triguard.verification.intervals import ROOM, Ball, Interval, lengths
 from pytest_triguard.verification.operators.rule import Keep, Unsupported
-from pytest_triguard.verification.relaxations import Scale, magnitude
+from pytest_triguard.verification.relaxations import Scale
 
 _LARGEST_FACTOR = 2.0**60
 
@@ -171,8 +171,8 @@ def scaled_relaxation(input: Interval, factor: Tensor, centre: Tensor, shift: Te
     offset = shift - factor * centre
     unit = rounding.roundoff(input.dtype)
     size = (factor * centre).abs() + shift.abs()
-    terms = magnitude(input)[0].numel()
-    error = _ROUNDINGS * unit * factor.abs() * magnitude(input)
+    terms = input.magnitude[0].numel()
+    error = _ROUNDINGS * unit * factor.abs() * input.magnitude
     return Scale(input, factor, offset, error + 2 * rounding.gamma(terms, input.dtype) * size)
 
 
@@ -188,7 +188,7 @@ def scaled_evaluation(
     input: Interval, factor: Tensor, centre: Tensor, shift: Tensor, *, unit: float
 ) -> Tensor:
     """Rounding of the module's own scaling, whichever way it orders the operations."""
-    reach = magnitude(input) + centre.abs()
+    reach = input.magnitude + centre.abs()
     size = factor.abs() * reach + shift.abs()
     error = (_ROUNDINGS * unit) * size + rounding.lost(reach + factor.abs(), 2)
     return rounding.unless_overflow(error, torch.maximum(size, reach))

@@ -26,7 +26,7 @@ from torch.nn import functional
 from pytest_triguard.verification import rounding
 from pytest_triguard.verification.intervals import Interval
 from pytest_triguard.verification.operators.rule import Unsupported
-from pytest_triguard.verification.relaxations import Carried, dot, magnitude
+from pytest_triguard.verification.relaxations import Carried, dot
 
 _ROUNDINGS = 32
 """Roundings of one element's formula, at most, its sums aside, library functions included."""
@@ -127,7 +127,7 @@ def log_softmax_evaluation(
     """Rounding of the module's own differences, and of the logarithm of the sum."""
     del _stacklevel
     along = _along(input, dim, dtype)
-    largest = magnitude(input).amax(along, keepdim=True).expand(input.shape)
+    largest = input.magnitude.amax(along, keepdim=True).expand(input.shape)
     return 8 * unit * (largest + 8) + 2 * rounding.accumulated(2 * input.shape[along], unit)
 
 
@@ -228,7 +228,7 @@ class _Sums:
         rest_below = 1 - total.log() - shift - start.sum(-1, keepdim=True) / total
         above = middle.softmax(-1)
         rest_above = (above * middle).sum(-1, keepdim=True) - middle.logsumexp(-1, keepdim=True)
-        size = magnitude(input).movedim(dim, -1) + shift.abs()
+        size = input.magnitude.movedim(dim, -1) + shift.abs()
         reach = (torch.maximum(above, below) * size).sum(-1, keepdim=True)
         starts = (start.abs() + 1).sum(-1, keepdim=True) / total
         size = size + 2 * reach + starts + rest_below.abs() + rest_above.abs() + total.log().abs()
