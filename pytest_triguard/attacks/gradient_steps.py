@@ -10,7 +10,14 @@ from torch import Tensor
 
 from pytest_triguard.attacks.base import Attack
 from pytest_triguard.engine import draws
-from pytest_triguard.engine.geometry import ascent, project, random_offset, stepped
+from pytest_triguard.engine.geometry import (
+    ascent,
+    box,
+    project,
+    random_offset,
+    stepped,
+    stepped_in_box,
+)
 from pytest_triguard.engine.gradients import input_gradient
 from pytest_triguard.engine.iteration import STOPS, Outcome, Stop, search
 from pytest_triguard.engine.model import Model
@@ -121,7 +128,10 @@ class _Steps:
 
     def begin(self, model: Model, rows: Rows) -> None:
         clean, eps, attack = rows["clean"], rows["eps"], self.attack
+        bounds = model.bounds(clean.dtype)
         rows["points"] = clean
+        if attack.norm == "linf":
+            rows["box_low"], rows["box_high"] = box(clean, eps, bounds)
         if not attack.random_start:
             return
         keys = draws.row_keys(
@@ -131,7 +141,7 @@ class _Steps:
             restart=rows["restart"],
         )
         offset = random_offset(keys, clean, eps, attack.norm)
-        rows["points"] = project(clean + offset, clean, eps, attack.norm, model.bounds(clean.dtype))
+        rows["points"] = project(clean + offset, clean, eps, attack.norm, bounds)
 
     def estimate(self, model: Model, rows: Rows) -> tuple[Tensor, Tensor | None]:
         return input_gradient(
@@ -143,9 +153,12 @@ class _Steps:
         direction = ascent(gradient, attack.norm)
         size = attack.step_size
         length = attack.default_step(eps) if size is None else torch.full_like(eps, size)
+        points = rows["points"]
+        if attack.norm == "linf":
+            ends = rows["box_low"], rows["box_high"]
+            return stepped_in_box(points, direction, length, ends), direction
         bounds = model.bounds(clean.dtype)
-        points = stepped(rows["points"], direction, length, clean, eps, attack.norm, bounds)
-        return points, direction
+        return stepped(points, direction, length, clean, eps, attack.norm, bounds), direction
 
     def loss(self, logits: Tensor, rows: Rows) -> Tensor:
         labels, name = rows["labels"], self.attack.loss

@@ -52,6 +52,25 @@ def stepped(
     return _confined(offset, clean, eps, norm, bounds)
 
 
+def stepped_in_box(
+    points: Tensor, direction: Tensor, length: Tensor, box: tuple[Tensor, Tensor]
+) -> Tensor:
+    """Return the points after a step of `length`, `(N,)`, along `direction`, kept in a `box`.
+
+    What `stepped` does for L-inf, up to rounding, without computing the ball again.
+    """
+    return torch.addcmul(points, direction, per_row(length, direction)).clamp_(*box)
+
+
+def box(clean: Tensor, eps: Tensor, bounds: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    """Return the ends of the L-inf ball inside the valid range, each `(N, C, H, W)`.
+
+    `clean` is inside both, and so is what is clamped between them.
+    """
+    radius = per_row(eps, clean)
+    return torch.maximum(clean - radius, bounds[0]), torch.minimum(clean + radius, bounds[1])
+
+
 def _confined(
     offset: Tensor, clean: Tensor, eps: Tensor, norm: Norm, bounds: tuple[Tensor, Tensor]
 ) -> Tensor:

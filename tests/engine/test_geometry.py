@@ -7,7 +7,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pytest_triguard.engine.geometry import ascent, l2_norm, per_row, project
+from pytest_triguard.engine.geometry import (
+    ascent,
+    box,
+    l2_norm,
+    per_row,
+    project,
+    stepped,
+    stepped_in_box,
+)
 from tests.networks import images
 
 few = settings(max_examples=20, deadline=None)
@@ -100,3 +108,15 @@ def test_nan_is_not_hidden_by_a_projection(norm):
 
 def test_values_per_row_go_along_with_the_samples():
     assert per_row(torch.arange(3), torch.zeros(3, 1, 2, 2)).shape == (3, 1, 1, 1)
+
+
+@few
+@given(seed=st.integers(0, 10**6), eps=st.floats(0, 2), size=st.floats(0, 2))
+def test_a_step_in_the_box_is_a_step_in_the_ball_and_the_range(seed, eps, size):
+    clean, away, bounds = problem(seed)
+    radius, sizes = torch.full((4,), eps).double(), torch.full((4,), size).double()
+    start = project(away, clean, radius, "linf", bounds)
+    direction = ascent(away - start, "linf")
+    found = stepped_in_box(start, direction, sizes, box(clean, radius, bounds))
+    expected = stepped(start, direction, sizes, clean, radius, "linf", bounds)
+    assert torch.allclose(found, expected, rtol=0, atol=1e-15)
