@@ -1,0 +1,158 @@
+"""Layers inside a network: found by name or by what they give, and their output captured."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pytest_triguard.engine.model import Model
+from pytest_triguard.errors import InputError, InputTypeError
+from pytest_triguard.validation import describe
+
+Layer = str | nn.Module
+"""A layer as users name it: a module of the network, or its dotted name."""
+
+_SHOWN = 5
+"""Names shown where one is unknown."""
+
+
+class Captured:
+    """What a layer gave when it was last called.
+
+    Args:
+        layer: The layer, for messages.
+    """
+
+    def __init__(self, layer: nn.Module) -> None:
+        self._layer = layer
+        self._output: Any = None
+
+    @property
+    def output(self) -> Tensor:
+        """The last output, part of the autograd graph of the forward pass.
+
+        Raises:
+            InputError: If the layer took no part in the forward pass, or gave no tensor.
+        """
+        kind = type(self._layer).__name__
+        if self._output is None:
+            raise InputError(
+                f"layer must take part in the forward pass, but this {kind} was never called"
+            )
+        if not isinstance(self._output, Tensor):
+            raise InputError(
+                f"layer must give one tensor, but this {kind} gave "
+                f"{describe(type(self._output).__name__)}"
+            )
+        return self._output
+
+    def take(self, module: nn.Module, inputs: Any, output: Any) -> Any:
+        """Keep an output; the network goes on with a copy, so that nothing overwrites it."""
+        self._output = output
+        return output.clone() if isinstance(output, Tensor) else None
+
+
+@contextmanager
+def capture(layer: nn.Module) -> Iterator[Captured]:
+    """Capture what a layer gives in the forward passes inside the block.
+
+    Args:
+        layer: A module of the network.
+
+    Yields:
+        An object whose `output` is what the layer gave last.
+    """
+    captured = Captured(layer)
+    handle = layer.register_forward_hook(captured.take)
+    try:
+        yield captured
+    finally:
+        handle.remove()
+
+
+def check_layer(layer: Any) -> None:
+    """Refuse what can be no layer of any network.
+
+    Raises:
+        InputTypeError: If it is neither a name nor a module.
+    """
+    if not isinstance(layer, str | nn.Module):
+        raise InputTypeError(
+            f"layer must be a module or its dotted name, but {describe(layer)} came"
+        )
+
+
+def find_layer(module: nn.Module, layer: Layer) -> nn.Module:
+    """Return the layer that a user names.
+
+    Args:
+        module: The network.
+        layer: A module inside it, or its dotted name, such as `"layer4.1.conv2"`.
+
+    Raises:
+        InputTypeError: If `layer` is neither a name nor a module.
+        InputError: If the network has no such layer; the nearest names are shown.
+    """
+    check_layer(layer)
+    if isinstance(layer, nn.Module):
+        if all(each is not layer for each in module.modules()):
+            raise InputError(
+                "layer must be a module of the classifier, but a "
+                f"{type(layer).__name__} that is no part of it came"
+            )
+        return layer
+    named = module.named_modules(remove_duplicate=False)
+    known: dict[str, nn.Module] = {name: each for name, each in named if name}
+    if layer not in known:
+        near = difflib.get_close_matches(layer, known, n=_SHOWN, cutoff=0.4)
+        shown = ", ".join(repr(name) for name in near or list(known)[:_SHOWN])
+        which = "nearest" if near else "first"
+        known_ones = f"the {which} of its {len(known)} layers: {shown}" if known else "it has none"
+        raise InputError(
+            f"layer must name a module of the classifier, but {layer!r} came ({known_ones})"
+        )
+    return known[layer]
+
+
+def layer_name(module: nn.Module, layer: nn.Module) -> str:
+    """Return the dotted name of a layer of the network; the network itself has the empty name."""
+    names: dict[nn.Module, str] = {each: name for name, each in module.named_modules()}
+    return names[layer]
+
+
+@torch.no_grad()
+def last_spatial_layer(model: Model, inputs: Tensor, *, share: float = 0.0) -> nn.Module | None:
+    """Return the layer that finishes last among those with a spatial output.
+
+    A layer has a spatial output if that is one tensor `(N, C, h, w)` with more than one place.
+    One forward pass with one sample tells.
+
+    Args:
+        model: The network.
+        inputs: `(N, C, H, W)` inputs on the model's device, of which the first is used.
+        share: Least height and width of the output, as a share of the input's.
+
+    Returns:
+        The layer, the outermost where several finish together, or None if there is none.
+    """
+    height, width = inputs.shape[2] * share, inputs.shape[3] * share
+    finished: dict[nn.Module, bool] = {}
+
+    def note(module: nn.Module, _: Any, output: Any) -> None:
+        spatial = isinstance(output, Tensor) and output.ndim == 4
+        places = output.shape[2:] if spatial else torch.Size((1, 1))
+        finished.pop(module, None)  # a module that is called again counts where it ends last
+        finished[module] = places.numel() > 1 and places[0] >= height and places[1] >= width
+
+    with ExitStack() as hooks:
+        for each in model.module.modules():
+            handle = each.register_forward_hook(note)
+            hooks.callback(handle.remove)
+        model.logits(inputs[:1])
+    fitting = [module for module, fits in finished.items() if fits]
+    return fitting[-1] if fitting else None
