@@ -10,13 +10,8 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from pytest_triguard.metrics.base import (
-    Metric,
-    at_least_single,
-    check_beside,
-    check_maps,
-    scaled,
-)
+from pytest_triguard.metrics.base import at_least_single, scaled
+from pytest_triguard.metrics.pair import PairMetric
 from pytest_triguard.validation import one_of
 
 DriftForm = Literal["allocation", "l2", "completeness_orthogonal"]
@@ -30,7 +25,7 @@ _TITLES: dict[DriftForm, str] = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Drift(Metric):
+class Drift(PairMetric):
     """Distance between two maps `A` and `B` of each sample, such as those of two baselines.
 
     * `"allocation"`: `sum |A / |A|_1 - B / |B|_1|` over all elements, signed: 0 where both divide
@@ -46,6 +41,7 @@ class Drift(Metric):
     """
 
     name: ClassVar[str] = "drift"
+    similarity: ClassVar[bool] = False
 
     form: DriftForm = "allocation"
 
@@ -66,28 +62,12 @@ class Drift(Metric):
         """Return `(0, 2)`, or `(0, inf)` for the forms that keep the units of the maps."""
         return 0.0, 2.0 if self.form == "allocation" else math.inf
 
-    def __call__(self, maps: Tensor, others: Tensor) -> Tensor:
-        """Return the distance of each pair of maps.
-
-        Args:
-            maps: `(N, C, H, W)` floating.
-            others: Likewise, on the same device.
-
-        Returns:
-            `(N,)` in the dtype and on the device of `maps`, NaN where undefined.
-
-        Raises:
-            InputTypeError: If one is no floating tensor.
-            InputError: If their shapes or devices do not agree.
-        """
-        maps, others = check_maps("maps", maps), check_maps("others", others)
-        check_beside("others", others, maps.shape, reference="maps", like=maps)
+    def compare(self, maps: Tensor, others: Tensor) -> Tensor:
+        """Return the distance of each pair, `(N,)`."""
         if self.form == "allocation":
-            values = _allocation(maps, others)
-        else:
-            difference = (at_least_single(maps) - at_least_single(others)).flatten(1)
-            values = _length(difference) if self.form == "l2" else _spread(difference)
-        return values.to(maps.dtype)
+            return _allocation(maps, others)
+        difference = (at_least_single(maps) - at_least_single(others)).flatten(1)
+        return _length(difference) if self.form == "l2" else _spread(difference)
 
 
 def _allocation(maps: Tensor, others: Tensor) -> Tensor:

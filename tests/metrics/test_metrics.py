@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import FrozenInstanceError, dataclass
+from dataclasses import FrozenInstanceError, dataclass, fields
 from typing import Any
 
 import pytest
@@ -63,6 +63,16 @@ TABLE = {
     "entropy-raw": Row("entropy", {"form": "raw"}, one_map),
     "drift-allocation": Row("drift", {"form": "allocation"}, two_maps),
     "drift-l2": Row("drift", {"form": "l2"}, two_maps),
+    "topk_intersection": Row("topk_intersection", {"k": 5}, two_maps),
+    "topk_intersection-signed": Row(
+        "topk_intersection", {"k": 0.2, "channels": "none", "absolute": False}, two_maps
+    ),
+    "spearman": Row("spearman", {}, two_maps),
+    "spearman-signed": Row("spearman", {"channels": "max", "absolute": False}, two_maps),
+    "mass_center": Row("mass_center", {}, two_maps),
+    "mass_center-max": Row("mass_center", {"channels": "max"}, two_maps),
+    "cosine": Row("cosine", {}, two_maps),
+    "cosine-signed": Row("cosine", {"channels": "none", "absolute": False}, two_maps),
     "drift-orthogonal": Row("drift", {"form": "completeness_orthogonal"}, two_maps),
     "trigger_recall": Row("trigger_recall", {}, map_and_mask),
     "attack_success": Row("attack_success", {}, classes),
@@ -76,7 +86,7 @@ of_each_with_maps = pytest.mark.parametrize(
         for each in TABLE.values()
         if each.make is not classes and each.make is not classes_and_target
     ],
-    ids=lambda row: "-".join([row.name, *row.hyperparameters.values()]),
+    ids=lambda row: "-".join([row.name, *map(str, row.hyperparameters.values())]),
 )
 
 
@@ -179,7 +189,9 @@ def test_an_accelerator_gives_the_hosts_values_without_waiting(row):
 @of_each
 def test_parameters_are_plain_and_name_the_metric(row):
     metric = row.metric()
-    assert json.loads(json.dumps(metric.parameters())) == {"metric": row.name} | row.hyperparameters
+    parameters = json.loads(json.dumps(metric.parameters()))
+    assert parameters.items() >= ({"metric": row.name} | row.hyperparameters).items()
+    assert parameters.keys() == {"metric"} | {each.name for each in fields(metric)}
     assert isinstance(metric.title, str)
     assert isinstance(metric.undefined_reason, str)
     assert metric == row.metric()
@@ -192,8 +204,10 @@ def test_a_metric_cannot_be_changed(row):
 
 
 def test_every_form_has_its_own_title():
-    titles = [row.metric().title for key, row in TABLE.items() if key != "attack_success-targeted"]
-    assert len(set(titles)) == len(titles)
+    forms = {
+        (row.name, row.hyperparameters.get("form")): row.metric().title for row in TABLE.values()
+    }
+    assert len(set(forms.values())) == len(forms)
 
 
 def test_an_unknown_metric_is_refused_with_the_nearest_name():

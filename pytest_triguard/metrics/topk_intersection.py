@@ -1,0 +1,110 @@
+"""How many of the most important pixels two maps have in common."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from numbers import Integral
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from pytest_triguard.errors import InputError
+from pytest_triguard.metrics.pair import ReducedPair
+from pytest_triguard.validation import number, whole
+
+
+@dataclass(frozen=True, kw_only=True)
+class TopKIntersection(ReducedPair):
+    """Share of the `k` highest pixels of one map that are among those of the other; a similarity.
+
+    `|top_k(A) ∩ top_k(B)| / k`: 1 where both rank the same pixels highest, 0 where they share
+    none. Of equal pixels the first in reading order ranks higher, so a map with fewer than `k`
+    pixels that are not zero is filled up in reading order. A random ranking reaches
+    `k / (H W)` on average. A zero map ranks nothing and is undefined.
+
+    Args:
+        k: Number of pixels (elements with `channels="none"`): a whole number counts them, a
+            fraction in (0, 1] is a share of the map, rounded up.
+
+    References:
+        Ghorbani et al. 2019, "Interpretation of Neural Networks Is Fragile", arXiv:1710.10547,
+        section 3.
+    """
+
+    name: ClassVar[str] = "topk_intersection"
+    similarity: ClassVar[bool] = True
+
+    k: float = 0.1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_k(self.k)
+
+    @property
+    def title(self) -> str:
+        """What reports call the number."""
+        return "top-k intersection"
+
+    @property
+    def undefined_reason(self) -> str:
+        """Why a sample can be undefined."""
+        return "zero map"
+
+    def reach(self, shape: Sequence[int]) -> tuple[float, float]:
+        """Return `(0, 1)`."""
+        return 0.0, 1.0
+
+    def compare(self, maps: Tensor, others: Tensor) -> Tensor:
+        """Return the share of each pair, `(N,)`.
+
+        Raises:
+            InputError: If `k` is larger than the map.
+        """
+        first, second = self.reduced(maps).flatten(1), self.reduced(others).flatten(1)
+        count = top_count(self.k, first.shape[1])
+        shared = (highest(first, count) & highest(second, count)).sum(1)
+        defined = first.isfinite().all(1) & second.isfinite().all(1)
+        return (shared.to(first.dtype) / count).masked_fill(~defined, math.nan)
+
+
+def check_k(k: Any) -> None:
+    """Refuse what is neither a whole number above 0 nor a fraction in (0, 1].
+
+    Raises:
+        InputTypeError: If it is no number.
+        InputError: If it is out of range.
+    """
+    if isinstance(k, Integral):
+        whole("k", k, low=1)
+    else:
+        number("k", k, low=0, high=1, low_open=True)
+
+
+def top_count(k: float, size: int) -> int:
+    """Return how many of `size` pixels `k` stands for.
+
+    Raises:
+        InputError: If there are fewer.
+    """
+    if not isinstance(k, Integral):
+        return math.ceil(k * size)
+    if k > size:
+        raise InputError(f"k must not exceed the {size} pixels of a map, but {k} came")
+    return int(k)
+
+
+def highest(values: Tensor, count: int) -> Tensor:
+    """Return the `count` highest of each row as a mask; of equal ones the first in order.
+
+    Args:
+        values: `(N, M)`.
+        count: How many.
+
+    Returns:
+        `(N, M)` bool.
+    """
+    order = values.argsort(dim=1, descending=True, stable=True)[:, :count]
+    return torch.zeros_like(values, dtype=torch.bool).scatter(1, order, True)
