@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from pytest_triguard.engine.equality import fingerprint
 from pytest_triguard.errors import InputError, InputTypeError
 from pytest_triguard.validation import describe
 
@@ -50,7 +51,11 @@ class Metric(ABC):
     def parameters(self) -> dict[str, Any]:
         """Return the hyperparameters as plain values, for records and messages."""
         values = {each.name: getattr(self, each.name) for each in fields(self)}
-        return {"metric": self.name} | values
+        plain = {
+            name: fingerprint(value) if isinstance(value, Tensor) else value
+            for name, value in values.items()
+        }
+        return {"metric": self.name} | plain
 
 
 def check_maps(name: str, maps: Any) -> Tensor:

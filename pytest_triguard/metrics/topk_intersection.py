@@ -70,7 +70,7 @@ class TopKIntersection(ReducedPair):
         return (shared.to(first.dtype) / count).masked_fill(~defined, math.nan)
 
 
-def check_k(k: Any) -> None:
+def check_k(k: Any, name: str = "k") -> None:
     """Refuse what is neither a whole number above 0 nor a fraction in (0, 1].
 
     Raises:
@@ -78,12 +78,12 @@ def check_k(k: Any) -> None:
         InputError: If it is out of range.
     """
     if isinstance(k, Integral):
-        whole("k", k, low=1)
+        whole(name, k, low=1)
     else:
-        number("k", k, low=0, high=1, low_open=True)
+        number(name, k, low=0, high=1, low_open=True)
 
 
-def top_count(k: float, size: int) -> int:
+def top_count(k: float, size: int, name: str = "k") -> int:
     """Return how many of `size` pixels `k` stands for.
 
     Raises:
@@ -92,7 +92,7 @@ def top_count(k: float, size: int) -> int:
     if not isinstance(k, Integral):
         return math.ceil(k * size)
     if k > size:
-        raise InputError(f"k must not exceed the {size} pixels of a map, but {k} came")
+        raise InputError(f"{name} must not exceed the {size} pixels of a map, but {k} came")
     return int(k)
 
 

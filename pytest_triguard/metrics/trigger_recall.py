@@ -61,7 +61,7 @@ class TriggerRecall(Metric):
         rows, _, height, width = maps.shape
         check_beside("mask", mask, (rows, 1, height, width), reference="maps", like=maps)
         pixels = at_least_single(maps).abs().sum(1).flatten(1)
-        wanted = _check_mask(mask).flatten(1)
+        wanted = check_mask(mask).flatten(1)
         size = wanted.sum(1)
         order = pixels.argsort(dim=1, descending=True, stable=True)
         ranks = torch.arange(height * width, device=maps.device)
@@ -83,10 +83,16 @@ class TriggerRecall(Metric):
             InputTypeError: If `mask` is no bool tensor.
             InputError: If its shape is another.
         """
-        return _check_mask(mask).flatten(1).to(torch.float32).mean(1)
+        return check_mask(mask).flatten(1).to(torch.float32).mean(1)
 
 
-def _check_mask(mask: Any) -> Tensor:
+def check_mask(mask: Any) -> Tensor:
+    """Return `mask` if it is a bool tensor `(N, 1, H, W)`.
+
+    Raises:
+        InputTypeError: If it is no bool tensor.
+        InputError: If its shape is another.
+    """
     if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
         raise InputTypeError(f"mask must be a bool tensor (N, 1, H, W), but {describe(mask)} came")
     if mask.ndim != 4 or mask.shape[1] != 1 or not all(mask.shape[1:]):

@@ -1,0 +1,26 @@
+"""How fast the output falls when the most important pixels are taken away."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from pytest_triguard.metrics.removal import Direction
+from pytest_triguard.metrics.removal_curve import RemovalCurve
+
+
+@dataclass(frozen=True, kw_only=True)
+class Deletion(RemovalCurve):
+    """Area under the output while pixels are replaced by a baseline, most important first.
+
+    Low where the map names the pixels that the output rests on first. The curve of the least
+    important pixels first (LeRF) is that of `Insertion` read backwards.
+
+    References:
+        Petsiuk et al. 2018, "RISE: Randomized Input Sampling for Explanation of Black-box
+        Models", arXiv:1806.07421, section 4.2; Samek et al. 2017, "Evaluating the Visualization
+        of What a Deep Neural Network Has Learned", arXiv:1509.06321, section III (MoRF).
+    """
+
+    name: ClassVar[str] = "deletion"
+    direction: ClassVar[Direction] = "deletion"

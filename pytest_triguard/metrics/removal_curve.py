@@ -1,0 +1,158 @@
+"""What insertion and deletion share: ranking, baseline, curve and area."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from pytest_triguard.attributions.baselines import Baseline, baseline_inputs, check_baseline
+from pytest_triguard.engine.model import Model
+from pytest_triguard.engine.samples import Batch
+from pytest_triguard.metrics.base import at_least_single, check_maps
+from pytest_triguard.metrics.model_metric import OutputMetric
+from pytest_triguard.metrics.removal import (
+    Direction,
+    Removal,
+    area,
+    cut_points,
+    random_ranks,
+    ranks,
+)
+from pytest_triguard.running import running
+from pytest_triguard.validation import flag, one_of, whole
+
+RANKINGS = ("map", "random")
+
+
+@dataclass(frozen=True)
+class Curve:
+    """The output of each sample against the share of its pixels that were exchanged.
+
+    Attributes:
+        shares: `(J,)` shares of the pixels, from 0 to 1.
+        values: `(N, J)` the output, NaN where the map ranks nothing.
+    """
+
+    shares: Tensor
+    values: Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class RemovalCurve(OutputMetric):
+    """Area under the output of the explained class while pixels are exchanged in order.
+
+    Pixels are ordered by their attribution summed over channels; of equal ones the first in
+    reading order comes first. All channels of a pixel are exchanged together. A zero map ranks
+    nothing and is undefined.
+
+    Args:
+        output: As for every metric that asks the network; the probability by default, of which
+            the area lies in [0, 1].
+        steps: Number of equal steps at which the output is read; with more steps than pixels, it
+            is read after each pixel.
+        baseline: What pixels are exchanged for: `"zero"`, `"blur"`, `"noise"`, `"uniform"`,
+            `"midpoint"`, or a tensor `(C, H, W)` or `(N, C, H, W)`.
+        absolute: Whether pixels are ordered by absolute attribution or by signed.
+        ranking: `"map"`, or `"random"`: the control, a random order that ignores the map.
+    """
+
+    direction: ClassVar[Direction]
+
+    output: str = "probability"
+    steps: int = 100
+    baseline: Baseline = "zero"
+    absolute: bool = True
+    ranking: str = "map"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        whole("steps", self.steps, low=1)
+        check_baseline("baseline", self.baseline)
+        flag("absolute", self.absolute)
+        one_of("ranking", self.ranking, RANKINGS)
+
+    @property
+    def title(self) -> str:
+        """What reports call the number."""
+        control = "" if self.ranking == "map" else " of a random ranking"
+        return f"area under the {self.direction} curve of the {self.output}{control}"
+
+    @property
+    def undefined_reason(self) -> str:
+        """Why a sample can be undefined."""
+        return "zero map" if self.ranking == "map" else ""
+
+    @property
+    def passes_per_sample(self) -> int:
+        """One per step, at most."""
+        return self.steps + 1
+
+    def reach(self, shape: Sequence[int]) -> tuple[float, float]:
+        """Return `(0, 1)` for the probability; other outputs are not bounded."""
+        if self.output == "probability":
+            return 0.0, 1.0
+        return -math.inf, 0.0 if self.output == "log_probability" else math.inf
+
+    def measure(self, model: Model, batch: Batch, maps: Tensor) -> Tensor:
+        """Return the area of each sample, `(n,)`."""
+        return self.areas(model, batch, maps, (self.direction,))[self.direction]
+
+    def areas(
+        self, model: Model, batch: Batch, maps: Tensor, directions: Sequence[Direction]
+    ) -> dict[Direction, Tensor]:
+        """Return the areas in several directions at once, each `(n,)`; they share their ends."""
+        cuts = self._cuts(maps)
+        curves = self._curves(model, batch, maps, directions)
+        return {direction: area(curve, cuts) for direction, curve in curves.items()}
+
+    def _curves(
+        self, model: Model, batch: Batch, maps: Tensor, directions: Sequence[Direction]
+    ) -> dict[Direction, Tensor]:
+        """Return the curves, `(n, cuts)`, NaN where the map ranks nothing."""
+        maps = at_least_single(maps)
+        pixels = (maps.abs() if self.absolute else maps).sum(1).flatten(1)
+        if self.ranking == "random":
+            order = random_ranks(batch.keys, pixels.shape[1], seed=self.drawn_seed)
+            ranked = torch.ones_like(pixels[:, 0], dtype=torch.bool)
+        else:
+            order = ranks(pixels)
+            ranked = (maps != 0).flatten(1).any(1) & pixels.isfinite().all(1)
+        baseline = baseline_inputs(self.baseline, model, batch, seed=self.drawn_seed)
+        removal = Removal(batch, baseline, order, self._cuts(maps), ranked)
+        curves = removal.curves(model, self.objective, directions)
+        return {
+            direction: curve.masked_fill(~ranked.unsqueeze(1), math.nan)
+            for direction, curve in curves.items()
+        }
+
+    def curve(
+        self,
+        maps: Tensor,
+        classifier: Any,
+        inputs: Any,
+        targets: Any = None,
+        *,
+        ids: Sequence[Hashable] | None = None,
+    ) -> Curve:
+        """Return the curve of each map; the arguments are those of a call.
+
+        Returns:
+            The output against the share of exchanged pixels.
+        """
+        maps = check_maps("maps", maps)
+        with running(classifier, inputs, ids=ids, targets=targets) as run:
+            parts = [
+                self._curves(run.model, batch, some, (self.direction,))[self.direction]
+                for batch, some in self.blocks(run, maps)
+            ]
+        cuts = self._cuts(maps)
+        shares = torch.tensor(cuts, dtype=maps.dtype, device=maps.device) / cuts[-1]
+        return Curve(shares, torch.cat(parts).to(maps.device, maps.dtype))
+
+    def _cuts(self, maps: Tensor) -> list[int]:
+        return cut_points(maps.shape[2] * maps.shape[3], self.steps)
