@@ -180,3 +180,16 @@ def used_module() -> nn.Module:
     module[4].weight.requires_grad_(False)
     module(images(SHAPES["conv"], 2)).sum().backward()
     return module
+
+
+class Recorder(nn.Module):
+    """Keeps what the network is shown."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+        self.seen: list[Tensor] = []
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        self.seen.append(inputs.detach().clone())
+        return self.inner(inputs)

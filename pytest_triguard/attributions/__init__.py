@@ -6,20 +6,28 @@ A new attribution is one file with a class, and one line in the table below.
 from __future__ import annotations
 
 from pytest_triguard.attributions.base import Attribution
+from pytest_triguard.attributions.lines import recalibrated
+from pytest_triguard.attributions.setups import Setup, consistent_setup
 from pytest_triguard.registry import Family
 
-__all__ = ["Attribution", "get", "names"]
+__all__ = ["Attribution", "Setup", "consistent_setup", "get", "names", "recalibrated"]
 
 _FAMILY: Family[Attribution] = Family(
     "attribution",
     {
+        "expected_gradients": "pytest_triguard.attributions.expected_gradients:ExpectedGradients",
+        "fast_ig": "pytest_triguard.attributions.fast_ig:FastIG",
         "gradient_x_input": "pytest_triguard.attributions.gradient_x_input:GradientXInput",
+        "ig_sg": "pytest_triguard.attributions.ig_sg:IGSG",
+        "ig_sq": "pytest_triguard.attributions.ig_sg:IGSQ",
+        "ig_uniform": "pytest_triguard.attributions.ig_uniform:IGUniform",
         "integrated_gradients": (
             "pytest_triguard.attributions.integrated_gradients:IntegratedGradients"
         ),
         "saliency": "pytest_triguard.attributions.saliency:Saliency",
         "smoothgrad": "pytest_triguard.attributions.smoothgrad:SmoothGrad",
         "smoothgrad_squared": "pytest_triguard.attributions.smoothgrad:SmoothGradSquared",
+        "unigrad": "pytest_triguard.attributions.unigrad:UniGrad",
     },
 )
 

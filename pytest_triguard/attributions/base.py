@@ -36,6 +36,8 @@ class Attribution(ABC):
     seed: int | None = None
 
     name: ClassVar[str]
+    kind: ClassVar[str]
+    """What its maps are: a `gradient`, an `integration`, a `cam` or a `difference`."""
 
     def __post_init__(self) -> None:
         explained(self.output)
@@ -147,6 +149,13 @@ def known_logits(batch: Batch) -> Tensor:
     if batch.logits is None:
         raise TypeError("the samples have been predicted")
     return batch.logits
+
+
+def known_targets(batch: Batch) -> Tensor:
+    """Return the classes to explain of a batch that is known to have them."""
+    if batch.targets is None:
+        raise TypeError("an attribution needs targets")
+    return batch.targets
 
 
 def refuse_unbounded(name: str, maps: Tensor) -> None:

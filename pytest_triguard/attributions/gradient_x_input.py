@@ -25,6 +25,7 @@ class GradientXInput(Attribution):
     """
 
     name: ClassVar[str] = "gradient_x_input"
+    kind: ClassVar[str] = "gradient"
 
     @property
     def passes_per_sample(self) -> int:

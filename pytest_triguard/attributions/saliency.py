@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from pytest_triguard.attributions.base import Attribution
+from pytest_triguard.attributions.base import Attribution, known_targets
 from pytest_triguard.engine.gradients import input_gradient
 from pytest_triguard.engine.model import Model
 from pytest_triguard.engine.samples import Batch
@@ -24,6 +24,7 @@ class Saliency(Attribution):
     """
 
     name: ClassVar[str] = "saliency"
+    kind: ClassVar[str] = "gradient"
 
     @property
     def passes_per_sample(self) -> int:
@@ -37,9 +38,7 @@ class Saliency(Attribution):
 
 def chunked_gradient(method: Attribution, model: Model, batch: Batch) -> Tensor:
     """Return the gradient of a method's output at the samples themselves."""
-    targets = batch.targets
-    if targets is None:
-        raise TypeError("an attribution needs targets")
+    targets = known_targets(batch)
     parts = model.chunk.attempt(
         lambda part: input_gradient(model, batch.inputs[part], targets[part], method.objective)[0],
         len(batch),

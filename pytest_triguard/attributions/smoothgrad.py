@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from pytest_triguard.attributions.base import Attribution
+from pytest_triguard.attributions.base import Attribution, known_targets
 from pytest_triguard.engine import draws
 from pytest_triguard.engine.estimators import (
     MEAN,
@@ -37,6 +37,7 @@ class SmoothGrad(Attribution):
     """
 
     name: ClassVar[str] = "smoothgrad"
+    kind: ClassVar[str] = "gradient"
     reduction: ClassVar[Reduction] = MEAN
 
     copies: int = 50
@@ -54,14 +55,12 @@ class SmoothGrad(Attribution):
 
     def explain(self, model: Model, batch: Batch) -> Tensor:
         """Return the reduced gradients, `(n, C, H, W)`."""
-        inputs, targets = batch.inputs, batch.targets
-        if targets is None:
-            raise TypeError("an attribution needs targets")
-        spread = (inputs.amax((1, 2, 3)) - inputs.amin((1, 2, 3))) * self.noise_level
+        inputs = batch.inputs
+        spread = noise_scale(inputs, self.noise_level)
         return expected_gradient(
             model,
             inputs,
-            targets,
+            known_targets(batch),
             batch.keys,
             self.objective,
             copies=self.copies,
@@ -71,13 +70,21 @@ class SmoothGrad(Attribution):
         )
 
     def _noisy(self, copies: Copies) -> Tensor:
-        inputs, (spread,) = copies.inputs, copies.context
         # Both methods draw the same noise, so that their maps differ by the reduction alone.
-        keys = draws.row_keys(
-            copies.keys, seed=self.drawn_seed, method="smoothgrad", copy=copies.numbers
-        )
-        noise = draws.normal(keys, inputs.shape[1:], dtype=inputs.dtype)
-        return inputs + noise.mul_(per_row(spread, noise))
+        return noisy(copies, copies.context[0], seed=self.drawn_seed, method="smoothgrad")
+
+
+def noise_scale(inputs: Tensor, level: float) -> Tensor:
+    """Return a fraction of the range of each sample, `(n,)`."""
+    return (inputs.amax((1, 2, 3)) - inputs.amin((1, 2, 3))) * level
+
+
+def noisy(copies: Copies, spread: Tensor, *, seed: int, method: str) -> Tensor:
+    """Return copies with normal noise of a standard deviation `(m,)` added."""
+    inputs = copies.inputs
+    keys = draws.row_keys(copies.keys, seed=seed, method=method, copy=copies.numbers)
+    noise = draws.normal(keys, inputs.shape[1:], dtype=inputs.dtype)
+    return inputs + noise.mul_(per_row(spread, noise))
 
 
 @dataclass(frozen=True, kw_only=True)

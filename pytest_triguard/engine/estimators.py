@@ -41,7 +41,27 @@ class Copies:
         return Copies(self.inputs[part], self.keys[part], self.numbers[part], context)
 
 
-MakeCopies = Callable[[Copies], Tensor]
+@dataclass(frozen=True)
+class Line:
+    """Points on straight lines that end at the samples; what is reduced are contributions.
+
+    Attributes:
+        points: `(m, C, H, W)` where the network is evaluated.
+        displacement: `(m, C, H, W)` what the gradient at each point is multiplied by.
+        power: Power of the gradient before that, elementwise.
+    """
+
+    points: Tensor
+    displacement: Tensor
+    power: int = 1
+
+    def contributions(self, gradients: Tensor, part: slice) -> Tensor:
+        """Return the displacement times the gradients of some points."""
+        powers = gradients if self.power == 1 else gradients**self.power
+        return powers * self.displacement[part]
+
+
+MakeCopies = Callable[[Copies], Tensor | Line]
 """Makes the points at which the network is evaluated, `(m, C, H, W)`."""
 
 Point = Literal["copy", "input"]
@@ -94,6 +114,42 @@ class Mean:
         return state.div_(copies) if self.weights is None else state
 
 
+@dataclass(frozen=True)
+class NonNegativeMean:
+    """Mean over those groups of copies whose own mean is not negative, element by element.
+
+    Groups are copies that follow each other; an element that no group keeps is zero.
+
+    Attributes:
+        within: Weights of the copies in a group, summing to one.
+        across: Weights of the groups, of any positive sum.
+    """
+
+    within: Sequence[float]
+    across: Sequence[float]
+
+    def start(self, inputs: Tensor) -> Tensor:
+        """Return zeros for what is kept, for its weight, and for the group being read."""
+        return inputs.new_zeros((3, *inputs.shape))
+
+    def add(self, state: Tensor, gradients: Tensor, points: Tensor, copies: range) -> Tensor:
+        """Add to the group; when it is complete, keep its mean where that is not negative."""
+        kept, weight, group = state
+        for place, copy in enumerate(copies):
+            number, member = divmod(copy, len(self.within))
+            group.add_(gradients[place], alpha=self.within[member])
+            if member == len(self.within) - 1:
+                weight.add_(group >= 0, alpha=self.across[number])
+                kept.add_(group.relu_(), alpha=self.across[number])
+                group.zero_()
+        return state
+
+    def finish(self, state: Tensor, copies: int) -> Tensor:
+        """Divide what was kept by its weight."""
+        kept, weight, _ = state
+        return torch.where(weight > 0, kept / weight, kept)
+
+
 MEAN = Mean()
 MEAN_SQUARE = Mean(power=2)
 
@@ -123,7 +179,8 @@ def expected_gradient(
         keys: `(n,)` int64 keys of the samples, for random copies.
         objective: From logits and classes to one number per row.
         copies: Number of copies of each sample.
-        make: Makes the points at which the network is evaluated.
+        make: Makes the points at which the network is evaluated; for a `Line`, contributions are
+            reduced in place of gradients.
         context: Tensors `(n, ...)` that `make` needs beside the samples, such as a baseline.
         at: Where the gradient is taken: at the `"copy"` itself, or at the `"input"`, through
             `make` (which brings its chain factor).
@@ -169,11 +226,14 @@ class _Job:
         """Make the copies with these numbers and fold them in, some in each pass."""
         rows = len(block.inputs)
         copies = _repeated(block, numbers)
-        points, classes = self.make(copies), classes.repeat(len(numbers))
+        made, classes = self.make(copies), classes.repeat(len(numbers))
+        points = _points(made)
         for start in range(0, len(numbers), per_pass):
             some = numbers[start : start + per_pass]
             part = slice(start * rows, (start + len(some)) * rows)
             gradients = self.gradients(copies.part(part), points[part], classes[part])
+            if isinstance(made, Line):
+                gradients = made.contributions(gradients, part)
             shape = (len(some), *block.inputs.shape)
             state = self.reduction.add(state, gradients.view(shape), points[part].view(shape), some)
             del gradients  # or it would be held during the next pass
@@ -185,7 +245,7 @@ class _Job:
                 return input_gradient(self.model, points[part], classes[part], self.objective)[0]
 
             def through(inputs: Tensor) -> Tensor:
-                return self.make(replace(copies.part(part), inputs=inputs))
+                return _points(self.make(replace(copies.part(part), inputs=inputs)))
 
             inputs = copies.inputs[part]
             return input_gradient(
@@ -194,6 +254,10 @@ class _Job:
 
         parts = self.model.chunk.attempt(run, len(points))
         return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+def _points(made: Tensor | Line) -> Tensor:
+    return made.points if isinstance(made, Line) else made
 
 
 def _repeated(block: Copies, numbers: range) -> Copies:

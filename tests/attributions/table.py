@@ -25,27 +25,34 @@ class Row:
 
     Attributes:
         name: Its name in the family.
-        linear: Its map where the output is `w . x + b`, from inputs and `w`.
-        quadratic: Its expected map where the output is `x' Q x / 2`, from flat inputs and `Q`.
-        peer: The same map by Captum.
+        linear: Its map where the output is `w . x + b`, from inputs and `w`, or None.
+        quadratic: Its expected map where the output is `x' Q x / 2`, from flat inputs and `Q`, or
+            None.
+        peer: The same map by Captum, or None.
+        missing: Why one of these is None, by its name.
         agreeing: Hyperparameters that make it comparable with the peer.
         defaults: Hyperparameters it must have unless told otherwise, beside the common ones.
         few: Hyperparameters that make it fast enough for a test.
         many: Name of the hyperparameter that says how many gradients are averaged, or None.
         random: Whether it draws.
         never_negative: Whether its maps have no sign.
+        degree: Power of the output's scale that its maps scale with.
+        networks: Networks it is tested on, of those in `SHAPES`.
     """
 
     name: str
-    linear: Known
-    quadratic: Known
-    peer: Peer
+    linear: Known | None
+    quadratic: Known | None
+    peer: Peer | None
+    missing: dict[str, str] = field(default_factory=dict)
     agreeing: dict[str, Any] = field(default_factory=dict)
     defaults: dict[str, Any] = field(default_factory=dict)
     few: dict[str, Any] = field(default_factory=dict)
     many: str | None = None
     random: bool = False
     never_negative: bool = False
+    degree: int = 1
+    networks: tuple[str, ...] = tuple(SHAPES)
 
     def method(self, **changed: Any) -> attributions.Attribution:
         """Return the attribution, fast, with changed hyperparameters."""
@@ -61,10 +68,10 @@ def spread(inputs: Tensor) -> Tensor:
     return LEVEL * (inputs.amax(1, keepdim=True) - inputs.amin(1, keepdim=True))
 
 
-def _tunnel(kind: str) -> Peer:
+def _tunnel(kind: str, *, times_input: bool = False) -> Peer:
     def explain(network: nn.Module, inputs: Tensor, targets: Tensor) -> Tensor:
         tunnel = NoiseTunnel(CaptumSaliency(network))
-        return tunnel.attribute(
+        gradients = tunnel.attribute(
             inputs,
             nt_type=kind,
             nt_samples=6,
@@ -72,9 +79,23 @@ def _tunnel(kind: str) -> Peer:
             target=targets,
             abs=False,
         )
+        return inputs * gradients if times_input else gradients
 
     return explain
 
+
+def from_uniform_references(inputs: Tensor, form: Tensor) -> Tensor:
+    """Return the mean over uniform references of what the quadratic output gives on the lines."""
+    mean = torch.full_like(inputs, 0.5)
+    products = (inputs - mean) * ((inputs + mean) @ form)
+    return (products - form.diagonal() / 12) / 2
+
+
+ON_LINES = {"keep": "all", "mode": "canonical"}
+LINES_MISSING = {
+    "linear": "it depends on the references, which a test of its own looks at",
+    "peer": "Captum has no such method",
+}
 
 TABLE = (
     Row(
@@ -101,9 +122,75 @@ TABLE = (
             inputs, baselines=0.0, target=targets, n_steps=50, method="gausslegendre"
         ),
         agreeing={"points": 50, "rule": "gauss_legendre"},
-        defaults={"baseline": "zero", "points": 50, "rule": "midpoint"},
+        defaults={"baseline": "zero", "points": 50, "rule": "midpoint"} | ON_LINES,
         few={"points": 5},
         many="points",
+    ),
+    Row(
+        "fast_ig",
+        linear=lambda inputs, weights: inputs * weights,
+        quadratic=lambda inputs, form: inputs * (inputs @ form),
+        peer=lambda network, inputs, targets: InputXGradient(network).attribute(
+            inputs, target=targets
+        ),
+    ),
+    Row(
+        "unigrad",
+        linear=lambda inputs, weights: inputs * weights,
+        quadratic=lambda inputs, form: inputs * (inputs @ form),
+        peer=_tunnel("smoothgrad", times_input=True),
+        agreeing={"copies": 6},
+        defaults={"copies": 50, "radius": 4 / 255, "mode": "canonical"},
+        few={"copies": 5},
+        many="copies",
+        random=True,
+    ),
+    Row(
+        "ig_uniform",
+        linear=None,
+        quadratic=from_uniform_references,
+        peer=None,
+        missing=LINES_MISSING,
+        defaults={"references": 20, "points": 5} | ON_LINES,
+        few={"references": 3, "points": 2},
+        many="references",
+        random=True,
+    ),
+    Row(
+        "ig_sg",
+        linear=None,
+        quadratic=None,
+        peer=None,
+        missing=LINES_MISSING
+        | {"quadratic": "its mean is far smaller than what single draws give"},
+        defaults={"references": 20, "points": 5, "noise_level": LEVEL} | ON_LINES,
+        few={"references": 3, "points": 2},
+        many="references",
+        random=True,
+    ),
+    Row(
+        "ig_sq",
+        linear=None,
+        quadratic=None,
+        peer=None,
+        missing=LINES_MISSING
+        | {"quadratic": "its mean is far smaller than what single draws give"},
+        defaults={"references": 20, "points": 5, "noise_level": LEVEL} | ON_LINES,
+        few={"references": 3, "points": 2},
+        many="references",
+        random=True,
+        degree=2,
+    ),
+    Row(
+        "expected_gradients",
+        linear=None,
+        quadratic=from_uniform_references,
+        peer=None,
+        missing=LINES_MISSING | {"peer": "GradientShap draws otherwise, and not for each sample"},
+        defaults={"references": "uniform", "copies": None} | ON_LINES,
+        few={"copies": 5},
+        many="copies",
+        random=True,
     ),
     Row(
         "smoothgrad",
@@ -129,17 +216,24 @@ TABLE = (
         many="copies",
         random=True,
         never_negative=True,
+        degree=2,
     ),
 )
 
 every_row = pytest.mark.parametrize("row", TABLE, ids=lambda row: row.name)
+every_row_and_network = pytest.mark.parametrize(
+    ("row", "name"),
+    [pytest.param(row, name, id=f"{row.name}-{name}") for row in TABLE for name in row.networks],
+)
+noisy_rows = pytest.mark.parametrize(
+    "row", [row for row in TABLE if row.name.startswith("smoothgrad")], ids=lambda row: row.name
+)
 random_rows = pytest.mark.parametrize(
     "row", [row for row in TABLE if row.random], ids=lambda row: row.name
 )
 averaging_rows = pytest.mark.parametrize(
     "row", [row for row in TABLE if row.many], ids=lambda row: row.name
 )
-every_network = pytest.mark.parametrize("name", SHAPES)
 both_dtypes = pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 
 
