@@ -66,6 +66,20 @@ class Bounded:
     points: Tensor
     margins: Tensor
 
+    def pick(self, index: Tensor) -> Bounded:
+        """Return some of the domains."""
+        last, points, margins = self.last[index], self.points[index], self.margins[index]
+        return Bounded(self.domains.pick(index), last, points, margins)
+
+    def joined(self, other: Bounded) -> Bounded:
+        """Return these domains and others."""
+        return Bounded(
+            self.domains.joined(other.domains),
+            torch.cat([self.last, other.last]),
+            torch.cat([self.points, other.points]),
+            torch.cat([self.margins, other.margins]),
+        )
+
 
 class Search:
     """Splits domains until every one of a sample's is proven, or a point breaks the property.

@@ -15,23 +15,24 @@ from pytest_triguard.verification.domains import Domains
 _LEAF = -1
 
 Path = tuple[tuple[int, int], ...]
-"""Decisions from the root on: the place of a ReLU input, and its side."""
+"""Decisions from the root on: the place of what is split, and the side."""
 
 
 @dataclass(frozen=True)
 class ProofTree:
     """How one row of a specification was proven for one sample.
 
-    A tree in which every node is a leaf or has two children, one for each side of a ReLU, covers
-    the region whatever the places are: a ReLU input is at least 0 or at most 0. So that the leaves
-    cover the region is seen from the shape alone.
+    A tree in which every node is a leaf or has two children, one for each side of a split, covers
+    the region whatever the places are: a ReLU input is at least 0 or at most 0, and an input of the
+    network is in the upper half of its box or in the lower. So that the leaves cover the region is
+    seen from the shape alone.
 
     Attributes:
         row: Row of the specification.
-        splits: The nodes in preorder, the side at least 0 first: the place of the ReLU input that
-            is split, or -1 for a leaf.
+        splits: The nodes in preorder, the upper side first: the place of the ReLU input that is
+            split, or beyond these of the input of the network, or -1 for a leaf.
         multipliers: For each leaf in that order, what the bound started from: a multiplier for
-            each decision from the root on.
+            each decision from the root on, 0 for a half of a box.
 
     Raises:
         InputError: If the nodes are no such tree, or the multipliers do not go with it, or are

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor
@@ -57,12 +57,16 @@ class Affine:
     """An affine operator, which needs no relaxing.
 
     Attributes:
+        piecewise: Whether nothing is lost once it is known on which side of its kink each element
+            is.
         input: Its argument.
         transpose: From rows `(N, S, *shape)` on the result to rows on the argument.
         offset: `(*shape)` value at zero, broadcast, or None for zero.
         error: Per unit of a coefficient, `(N or 1, *shape)`, or None where nothing is rounded.
         sliding: The transpose for rows in windows, or None where there is none.
     """
+
+    piecewise: ClassVar[bool] = True
 
     input: Interval
     transpose: Callable[[Tensor], Tensor]
@@ -91,6 +95,8 @@ class Sum:
         terms: Arguments and their signs, 1 or -1.
         error: Per unit of a coefficient, where broadcasting makes sums.
     """
+
+    piecewise: ClassVar[bool] = True
 
     terms: tuple[tuple[Interval, int], ...]
     error: Tensor | None = None
@@ -192,6 +198,8 @@ class Tunable:
         slopes: `(N, *shape)` twice: the lower slope at a share of 0, and what a share of 1 adds.
     """
 
+    piecewise: ClassVar[bool] = True
+
     widest: Band
     start: Tensor
     free: Tensor
@@ -237,6 +245,8 @@ class Scale:
         offset: `(N or 1, *shape)`, broadcast.
         error: Per unit of a coefficient, `(N or 1, *shape)`.
     """
+
+    piecewise: ClassVar[bool] = True
 
     input: Interval
     factor: Tensor

@@ -41,7 +41,7 @@ from pytest_triguard.verification.relaxations import (
     dot,
 )
 from pytest_triguard.verification.tightening import Solve, Tightening
-from pytest_triguard.verification.windows import Windowed, merged, whole
+from pytest_triguard.verification.windows import Windowed, merged, row_count, row_size, whole
 
 INPUT = "input"
 """Key of the inputs in the user's space."""
@@ -199,6 +199,11 @@ class Substitution:
     def is_loose(self, key: Hashable) -> bool:
         """Return whether the interval of a value may be wider than the value's range."""
         return self._quality[key] == _LOOSE
+
+    @property
+    def piecewise(self) -> bool:
+        """Whether all operators are affine once the side of every ReLU is known."""
+        return all(getattr(each.relaxation, "piecewise", False) for each in self._links.values())
 
     def slides(self, key: Hashable) -> bool:
         """Return whether rows on a value, if of images, can be carried back in windows."""
@@ -363,7 +368,7 @@ class Substitution:
             the parts of the constant, `(N, S)` each, with what is rounded subtracted.
         """
         self.clock.check()
-        self.carried += _count(rows)
+        self.carried += row_count(rows)
         plan = tuning or Tuning()
         pending: dict[Hashable, Tensor | Windowed] = {key: rows}
         merges: dict[Hashable, int] = {}
@@ -392,7 +397,7 @@ class Substitution:
                 _merge(pending, merges, source, part)
                 if link.paid != source:
                     owed.add(source)
-                held = max(held, _elements(part))
+                held = max(held, row_size(part))
         self.row_sizes[key] = max(held, self.row_sizes.get(key, 1))
         on_inputs = pending.get(INPUT)
         if plan.seen is not None and on_inputs is not None:
@@ -445,19 +450,6 @@ def _merge(
         merges[key] = merges.get(key, 0) + 1
         part = merged(pending[key], part)
     pending[key] = part
-
-
-def _count(rows: Tensor | Windowed) -> int:
-    """Return the number of rows of all samples together."""
-    if isinstance(rows, Windowed):
-        return rows.rows.shape[:3].numel()
-    return rows.shape[:2].numel()
-
-
-def _elements(rows: Tensor | Windowed) -> int:
-    """Return the number of elements of a row."""
-    shape = rows.rows.shape[3:] if isinstance(rows, Windowed) else rows.shape[2:]
-    return shape.numel()
 
 
 def _absolute_dot(rows: Tensor | Windowed, error: Tensor) -> Tensor:

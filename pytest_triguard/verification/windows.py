@@ -191,6 +191,19 @@ def whole(rows: Tensor | Windowed) -> Tensor:
     return rows.whole() if isinstance(rows, Windowed) else rows
 
 
+def row_count(rows: Tensor | Windowed) -> int:
+    """Return the number of rows of all samples together."""
+    if isinstance(rows, Windowed):
+        return rows.rows.shape[:3].numel()
+    return rows.shape[:2].numel()
+
+
+def row_size(rows: Tensor | Windowed) -> int:
+    """Return the number of elements of a row."""
+    shape = rows.rows.shape[3:] if isinstance(rows, Windowed) else rows.shape[2:]
+    return shape.numel()
+
+
 def _pair(values: Iterable[int]) -> tuple[int, int]:
     first, second = values
     return first, second

@@ -112,13 +112,13 @@ def test_leaves_are_bounded_once_and_nothing_is_searched(monkeypatch):
     subject, inputs, certificate = searched()
     bab = verification.branch_and_bound
     counts = []
-    real = bab.ReluSplits.bound
+    real = bab.Splits.bound
 
     def counted(self, domains):
         counts.append(len(domains))
         return real(self, domains)
 
-    monkeypatch.setattr(bab.ReluSplits, "bound", counted)
+    monkeypatch.setattr(bab.Splits, "bound", counted)
     monkeypatch.setattr(bab, "Search", None)
     assert recheck(certificate, subject, inputs).holds
     leaves = sum(each.splits.count(-1) for each in certificate.trees)
@@ -303,7 +303,7 @@ def test_a_tree_of_another_network_is_refused_or_proves_nothing(splits):
     assert found.reason.startswith(("a proof tree must name", "branch_and_bound does not prove"))
     trees = (replace(certificate.trees[0], row=99),)
     found = recheck(renewed(certificate, trees=trees), subject, inputs)
-    assert found.reason == "a proof tree must name rows and ReLUs of the network"
+    assert found.reason == "a proof tree must name rows, ReLUs and inputs of the network"
 
 
 # --- files --------------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import wraps
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -189,6 +189,8 @@ class Parts:
         fixed: The result with zeros in place of the values, `(N, *shape)`.
         error: Per unit of a coefficient, `(N, *shape)`.
     """
+
+    piecewise: ClassVar[bool] = True
 
     parts: tuple[Interval | Tensor, ...]
     dim: int
