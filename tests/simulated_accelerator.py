@@ -23,6 +23,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any, NamedTuple
 
 import pytest
@@ -30,7 +31,6 @@ import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils._mode_utils import no_dispatch
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves, tree_map
 
 try:
     from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
@@ -55,6 +55,32 @@ class Call(NamedTuple):
 
     op: str
     shape: tuple[int, ...]
+
+
+class Operator(NamedTuple):
+    """What the simulation asks about an operator of torch, looked up once: it is asked often."""
+
+    name: str
+    composite: bool
+    copies: bool
+    mutates: bool
+    takes_cpu_scalars: bool
+    maskable: bool
+    reads: bool
+
+
+@cache
+def _known(func: Any) -> Operator:
+    name = func.overloadpacket.__name__
+    return Operator(
+        name,
+        composite=func._can_decompose(),
+        copies=name in _COPIES,
+        mutates=func._schema.is_mutable,
+        takes_cpu_scalars=torch.Tag.pointwise in func.tags or name in _TAKES_CPU_SCALAR,
+        maskable=name in _MASKABLE,
+        reads=name == "_linalg_check_errors" or not _READ_TAGS.isdisjoint(func.tags),
+    )
 
 
 @dataclass
@@ -224,19 +250,20 @@ class _Operators(TorchDispatchMode):
     ) -> Any:
         kwargs = dict(kwargs or {})
         # In inference mode composite operators arrive whole; their parts are what is counted.
-        if func._can_decompose():
+        if _known(func).composite:
             with self:
                 return func.decompose(*args, **kwargs)
         return self.run(func, args, kwargs)
 
     def run(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run one operator that is no composition of others."""
-        tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]
-        if func.overloadpacket.__name__ not in _COPIES:
+        operator = _known(func)
+        tensors = _tensors((*args, *kwargs.values()))
+        if not operator.copies:
             _refuse_mixed(func, tensors)
         target = self._target(tensors, kwargs)
         result = self._lower(func, args, kwargs, target)
-        self._record(func, args, kwargs, tensors, result)
+        self._record(operator, args, kwargs, tensors, result)
         return result
 
     def _target(self, tensors: list[torch.Tensor], kwargs: dict[str, Any]) -> torch.device | None:
@@ -252,6 +279,8 @@ class _Operators(TorchDispatchMode):
         operands: dict[int, Any] = {}
 
         def unwrap(leaf: Any) -> Any:
+            if not isinstance(leaf, torch.Tensor):
+                return leaf
             values = leaf._on_host if isinstance(leaf, SimTensor) else leaf
             operands[id(values)] = leaf
             return values
@@ -261,14 +290,14 @@ class _Operators(TorchDispatchMode):
                 return operands.get(id(leaf), leaf)
             return self._new(leaf, target)
 
-        lowered_args, lowered = tree_map(unwrap, (args, kwargs))
+        lowered = {name: _on_leaves(unwrap, each) for name, each in kwargs.items()}
         if _is_sim(kwargs.get("device")):
             lowered["device"] = torch.device("cpu")
-        result = func(*lowered_args, **lowered)
-        if func._schema.is_mutable:
+        result = func(*_on_leaves(unwrap, args), **lowered)
+        if _known(func).mutates:
             for operand in operands.values():
                 _follow_shape(operand)
-        return tree_map(wrap, result)
+        return _on_leaves(wrap, result)
 
     def _new(self, values: torch.Tensor, device: torch.device) -> SimTensor:
         if values.dtype == torch.float64 and not self.simulation.float64:
@@ -277,19 +306,19 @@ class _Operators(TorchDispatchMode):
 
     def _record(
         self,
-        func: Any,
+        operator: Operator,
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
         tensors: list[torch.Tensor],
         result: Any,
     ) -> None:
-        name = func.overloadpacket.__name__
-        if name in _COPIES:
+        name = operator.name
+        if operator.copies:
             self._record_copy(name, source=tensors[-1], destination=result)
-        elif _reads_host(func, args, kwargs) and _any_sim(tensors):
+        elif _any_sim(tensors) and _reads_host(operator, args, kwargs):
             self.simulation.host_reads.append(name)
         if _makes_tensor(name, tensors):
-            made = [leaf for leaf in tree_leaves(result) if _on_cpu(leaf) and leaf.dim() > 0]
+            made = [each for each in _tensors((result,)) if _on_cpu(each) and each.dim() > 0]
             self.simulation.cpu_factories += [Call(name, tuple(each.shape)) for each in made]
 
     def _record_copy(self, name: str, source: torch.Tensor, destination: torch.Tensor) -> None:
@@ -297,6 +326,24 @@ class _Operators(TorchDispatchMode):
             self.simulation.host_reads.append(name)
         elif _on_cpu(source) and isinstance(destination, SimTensor):
             self.simulation.uploads.append(Call(name, tuple(destination.shape)))
+
+
+def _on_leaves(function: Callable[[Any], Any], value: Any) -> Any:
+    """Apply a function to a value, or to all in it: operators take and give lists and tuples."""
+    if isinstance(value, tuple | list):
+        return type(value)(_on_leaves(function, each) for each in value)
+    return function(value)
+
+
+def _tensors(values: Any) -> list[torch.Tensor]:
+    """Return the tensors among values and in lists and tuples among them."""
+    found: list[torch.Tensor] = []
+    for each in values:
+        if isinstance(each, torch.Tensor):
+            found.append(each)
+        elif isinstance(each, tuple | list):
+            found += _tensors(each)
+    return found
 
 
 def _is_sim(device: Any) -> bool:
@@ -316,26 +363,26 @@ def _makes_tensor(name: str, tensors: list[torch.Tensor]) -> bool:
     return not tensors or name.endswith("_like") or name.startswith(("new_", "lift_fresh"))
 
 
-def _reads_host(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+def _reads_host(operator: Operator, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
     """Return whether the host has to wait for values on the device to run an operator."""
-    name = func.overloadpacket.__name__
-    if name in _MASKABLE:
-        masks = [leaf for leaf in tree_leaves(args[1]) if isinstance(leaf, torch.Tensor)]
-        return any(mask.dtype in (torch.bool, torch.uint8) for mask in masks)
-    if name == "repeat_interleave" and kwargs.get("output_size") is not None:
+    if operator.maskable:
+        return any(mask.dtype in (torch.bool, torch.uint8) for mask in _tensors(args[1]))
+    if operator.name == "repeat_interleave" and kwargs.get("output_size") is not None:
         return False
-    return name == "_linalg_check_errors" or not _READ_TAGS.isdisjoint(func.tags)
+    return operator.reads
 
 
 def _refuse_mixed(func: Any, tensors: list[torch.Tensor]) -> None:
     """Raise for operands on two devices, unless the odd one is a CPU scalar that is only read."""
-    name = func.overloadpacket.__name__
-    scalars_pass = torch.Tag.pointwise in func.tags or name in _TAKES_CPU_SCALAR
+    if len(tensors) < 2 or not _any_sim(tensors):
+        return
+    operator = _known(func)
+    scalars_pass = operator.takes_cpu_scalars
     fixed = [each for each in tensors if not (scalars_pass and _on_cpu(each) and each.dim() == 0)]
-    if func._schema.is_mutable:
+    if operator.mutates:
         fixed.append(tensors[0])
     found = sorted({str(each.device) for each in fixed}, reverse=True)
-    if len(found) > 1 and _any_sim(tensors):
+    if len(found) > 1:
         raise RuntimeError(
             "Expected all tensors to be on the same device, but found at least two devices, "
             f"{found[0]} and {found[1]}! (when checking arguments of {func})"
