@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable
+from functools import cache
 
 import torch
 from torch import Tensor, nn
@@ -108,11 +109,16 @@ _BUILDERS: dict[str, Callable[[], nn.Module]] = {
 
 def network(name: str, dtype: torch.dtype = torch.float64) -> nn.Module:
     """Return a network in training mode, as a user might hand it over."""
+    return copy.deepcopy(_built(name)).to(dtype)
+
+
+@cache
+def _built(name: str) -> nn.Module:
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(7)
         module = _BUILDERS[name]().double()
         _balance(module, images(SHAPES[name], 64))
-    return module.to(dtype)
+    return module
 
 
 def _balance(module: nn.Module, inputs: Tensor) -> None:

@@ -19,10 +19,10 @@ from tests.attacks.table import (
     both_dtypes,
     distance,
     every_case,
-    every_network,
     every_row,
     same,
-    stepwise_cases,
+    some_cases,
+    with_networks,
 )
 from tests.networks import CLASSES, SHAPES, bare, classifier, images, problem
 
@@ -38,8 +38,11 @@ def test_an_attack_has_the_published_defaults(row):
     assert attacks.get(row.name).parameters() == common | row.defaults
 
 
-@pytest.mark.parametrize("middle", [True, False], ids=["inside", "clipped"])
-@both_dtypes
+@pytest.mark.parametrize(
+    ("middle", "dtype"),
+    [(True, torch.float32), (False, torch.float64)],
+    ids=["inside-float32", "clipped-float64"],
+)
 @pytest.mark.parametrize("case", [c for c in CASES if c.norm == "linf"], ids=str)
 def test_on_a_linear_network_linf_attacks_end_in_the_best_corner(case, dtype, middle):
     subject, inputs = binary(dtype), images((2, 3, 4), 6, dtype)
@@ -104,8 +107,9 @@ def by_hand(network, points, clean, classes, sign, *, norm, eps, step, steps):
     return points.detach()
 
 
-@every_network
-@stepwise_cases
+@pytest.mark.parametrize(
+    ("case", "name"), with_networks([case for case in CASES if case.row.whole]), ids=str
+)
 def test_an_attack_equals_a_plain_loop_from_the_same_start(case, name):
     subject, inputs, labels = problem(name, 4)
     targets, eps = case.targets(labels), EPS[case.norm]
@@ -154,10 +158,9 @@ def test_the_other_losses_are_ascended_too(loss, targeted):
     assert torch.allclose(found.adversarial, expected, rtol=0, atol=1e-12)
 
 
-@both_dtypes
-@every_network
-@every_case
-def test_success_is_the_prediction_at_the_returned_tensor_inside_ball_and_bounds(case, name, dtype):
+@pytest.mark.parametrize(("case", "name"), with_networks(CASES), ids=str)
+def test_success_is_the_prediction_at_the_returned_tensor_inside_ball_and_bounds(case, name):
+    dtype = torch.float64 if name == "conv" else torch.float32
     subject, inputs, labels = problem(name, 6, dtype)
     found = case.attack()(subject, inputs, labels, targets=case.targets(labels))
     predictions = bare(subject)(found.adversarial).argmax(1)
@@ -188,7 +191,7 @@ def test_an_attack_finds_more_than_the_clean_errors(case):
     assert found.success.sum() > clean.sum()
 
 
-@every_case
+@some_cases
 def test_what_the_user_gave_is_left_alone(case):
     subject, inputs, labels = problem("conv", 5)
     targets = case.targets(labels)
@@ -200,19 +203,19 @@ def test_what_the_user_gave_is_left_alone(case):
     assert targets is None or torch.equal(targets, (given[1] + 1) % CLASSES)
 
 
-@every_case
-@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode, torch.enable_grad])
-def test_the_ambient_gradient_mode_does_not_matter(case, mode):
+@some_cases
+def test_the_ambient_gradient_mode_does_not_matter(case):
     subject, inputs, labels = problem("conv", 5)
     expected = case.attack()(subject, inputs, labels, targets=case.targets(labels))
-    with mode():
-        given = inputs.clone().requires_grad_(mode is torch.enable_grad)
-        found = case.attack()(subject, given, labels, targets=case.targets(labels))
-    assert same(found, expected)
-    assert not found.adversarial.requires_grad
+    for mode in (torch.no_grad, torch.inference_mode, torch.enable_grad):
+        with mode():
+            given = inputs.clone().requires_grad_(mode is torch.enable_grad)
+            found = case.attack()(subject, given, labels, targets=case.targets(labels))
+        assert same(found, expected), mode
+        assert not found.adversarial.requires_grad, mode
 
 
-@every_case
+@some_cases
 def test_a_dataset_and_a_loader_give_what_the_tensors_give(case):
     subject, inputs, labels = problem("conv", 7)
     target = 2 if case.targeted else None
@@ -222,7 +225,7 @@ def test_a_dataset_and_a_loader_give_what_the_tensors_give(case):
         assert same(case.attack()(subject, given, targets=target), expected, 1e-9)
 
 
-@every_case
+@some_cases
 def test_normalisation_is_part_of_the_network_and_eps_is_in_input_units(case):
     mean, std = [0.4, 0.5, 0.6], [0.2, 0.3, 0.4]
     subject, inputs, labels = problem("conv", 6)
@@ -245,7 +248,7 @@ def test_normalisation_is_part_of_the_network_and_eps_is_in_input_units(case):
     assert same(found, expected, 1e-12)
 
 
-@every_case
+@some_cases
 def test_bounds_may_differ_by_channel(case):
     low, high = torch.tensor([0.0, 0.2, -1.0]), torch.tensor([1.0, 0.8, 1.0])
     low, high = (each.double().view(3, 1, 1) for each in (low, high))
@@ -261,7 +264,7 @@ def test_bounds_may_differ_by_channel(case):
     assert (found == high).any()
 
 
-@every_case
+@some_cases
 def test_no_gradient_means_no_step_and_no_nan(case):
     module = nn.Sequential(nn.Flatten(), nn.Linear(12, CLASSES)).double()
     nn.init.zeros_(module[1].weight)
@@ -272,7 +275,7 @@ def test_no_gradient_means_no_step_and_no_nan(case):
     assert torch.equal(found.adversarial, inputs)
 
 
-@pytest.mark.parametrize("scale", [1e-30, 1e-20, 1e20, 1e30])
+@pytest.mark.parametrize("scale", [1e-30, 1e30])
 @every_row
 def test_in_l2_only_the_direction_of_a_gradient_counts(row, scale):
     subject, inputs = binary(torch.float32), images((2, 3, 4), 4, torch.float32) * 0.2 + 0.4

@@ -8,14 +8,14 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from pytest_triguard import attacks
 from pytest_triguard.classifier import Classifier
-from tests.attacks.table import every_case, every_row
+from tests.attacks.table import every_row, some_cases
 from tests.module_state import state_of
 from tests.networks import SHAPES, Failing, images, used_module
 from tests.sessions import with_settings
 from tests.simulated_accelerator import simulated_accelerator
 
 
-@every_case
+@some_cases
 def test_the_module_is_left_as_it_came(case):
     module, inputs = used_module(), images(SHAPES["conv"], 3)
     labels = torch.tensor([0, 1, 2])
