@@ -1,0 +1,154 @@
+"""Assertions about explanations: concentrated, steady, and right where the truth is known."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Unpack
+
+from pytest_triguard import metrics
+from pytest_triguard.assertions.arguments import (
+    chosen_attribution,
+    forced_class,
+    known_class,
+    reachable,
+)
+from pytest_triguard.attributions import Attribution
+from pytest_triguard.backdoors import Trigger
+from pytest_triguard.checks.callsite import points_at_caller
+from pytest_triguard.checks.check import Check, CheckOptions
+from pytest_triguard.checks.explained import measure_drift, measure_entropy, parse_between
+from pytest_triguard.checks.triggered import measure_trigger_recall
+from pytest_triguard.gate import check_threshold
+from pytest_triguard.measurement import Measurement
+
+
+@points_at_caller
+def assert_entropy_below(
+    classifier: Any,
+    inputs: Any,
+    threshold: float,
+    *,
+    labels: Any = None,
+    attribution: str | Attribution = "integrated_gradients",
+    form: str = "normalized",
+    statistic: str = "mean",
+    **options: Unpack[CheckOptions],
+) -> Measurement:
+    """Assert that explanations are concentrated: that the entropy of their maps is low.
+
+    Args:
+        classifier: The `Classifier` under test.
+        inputs: `(N, C, H, W)` floating tensor inside the bounds, or a Dataset or DataLoader.
+        threshold: The statistic must be smaller.
+        labels: `(N,)` int64 classes to explain; None for the loader's, else the predictions.
+        attribution: Name of an attribution, or the attribution itself.
+        form: `"normalized"`, over pixels, in [0, 1], or `"raw"`, over elements, in nats.
+        statistic: `"mean"`, `"median"`, `"max"`, or a percentile such as `"p95"`.
+        **options: See `CheckOptions`.
+
+    Returns:
+        The measurement; values are entropies, NaN where the map is zero.
+
+    Raises:
+        TriGuardFailure: If the statistic is not below the threshold, or inconclusive.
+        ValueError: If an argument or the data is refused; a TypeError if a type is wrong.
+    """
+    __tracebackhide__ = True
+    check = Check.begin(assert_entropy_below, options)
+    check_threshold(threshold, low=-math.inf, high=math.inf, name="threshold")
+    metric, statistic = metrics.get("entropy", form=form), check.check_statistic(statistic)
+    method = chosen_attribution(attribution, check.seed)
+    with check.running(classifier, inputs, labels) as run:
+        threshold = reachable(threshold, run, metric)
+        return check.statistic(measure_entropy(run, method, metric), "<", threshold, statistic)
+
+
+@points_at_caller
+def assert_drift_below(
+    classifier: Any,
+    inputs: Any,
+    threshold: float,
+    *,
+    labels: Any = None,
+    between: Any = ("zero", "blur"),
+    form: str = "allocation",
+    attribution: str | Attribution = "integrated_gradients",
+    statistic: str = "mean",
+    **options: Unpack[CheckOptions],
+) -> Measurement:
+    """Assert that explanations hardly depend on what they should not depend on.
+
+    Args:
+        classifier: The `Classifier` under test.
+        inputs: `(N, C, H, W)` floating tensor inside the bounds, or a Dataset or DataLoader.
+        threshold: The statistic must be smaller.
+        labels: `(N,)` int64 classes to explain; None for the loader's, else the predictions.
+        between: Two baselines, each `"zero"`, `"blur"`, `"noise"`, `"uniform"`, `"midpoint"` or a
+            tensor; or `("clean", attack)` for the drift from the sample to its adversarial
+            example, with the explained class held fixed.
+        form: `"allocation"` (scale-free, 0 to 2), `"l2"`, or `"completeness_orthogonal"`.
+        attribution: Name of an attribution, or the attribution itself; one without a baseline
+            takes only `("clean", attack)`.
+        statistic: `"mean"`, `"median"`, `"max"`, or a percentile such as `"p95"`.
+        **options: See `CheckOptions`.
+
+    Returns:
+        The measurement; values are drifts, NaN where a map is zero and the form needs its mass.
+
+    Raises:
+        TriGuardFailure: If the statistic is not below the threshold, or inconclusive.
+        ValueError: If an argument or the data is refused; a TypeError if a type is wrong.
+    """
+    __tracebackhide__ = True
+    check = Check.begin(assert_drift_below, options)
+    check_threshold(threshold, low=-math.inf, high=math.inf, name="threshold")
+    metric, statistic = metrics.get("drift", form=form), check.check_statistic(statistic)
+    method = chosen_attribution(attribution, check.seed)
+    compared = parse_between(between, method, check.seed)
+    with check.running(classifier, inputs, labels) as run:
+        threshold = reachable(threshold, run, metric)
+        finding = measure_drift(run, method, metric, compared)
+        return check.statistic(finding, "<", threshold, statistic)
+
+
+@points_at_caller
+def assert_trigger_recall(
+    classifier: Any,
+    inputs: Any,
+    trigger: Trigger,
+    *,
+    at_least: float,
+    attribution: str | Attribution = "smoothgrad",
+    target: int | None = None,
+    **options: Unpack[CheckOptions],
+) -> Measurement:
+    """Assert that explanations of a trojaned classifier find its trigger.
+
+    Counted are samples whose clean prediction is not the target; those on which the trigger does
+    not fire are undefined.
+
+    Args:
+        classifier: The trojaned `Classifier`.
+        inputs: `(N, C, H, W)` clean samples, or a Dataset or DataLoader of them.
+        trigger: The trigger that was planted; it tells which pixels it changes.
+        at_least: Smallest mean recall that passes, in [0, 1].
+        attribution: Name of an attribution, or the attribution itself.
+        target: Class the trigger forces; None for the trigger's own.
+        **options: See `CheckOptions`.
+
+    Returns:
+        The measurement; values are recalls, NaN where a sample does not count or is undefined.
+
+    Raises:
+        TriGuardFailure: If the mean recall is below the threshold, or inconclusive.
+        ValueError: If an argument or the data is refused; a TypeError if a type is wrong.
+    """
+    __tracebackhide__ = True
+    check = Check.begin(assert_trigger_recall, options)
+    threshold = check_threshold(at_least, low=0, high=1, name="at_least")
+    method = chosen_attribution(attribution, check.seed)
+    forced = forced_class(trigger, target)
+    with check.running(classifier, inputs) as run:
+        known_class(forced, run)
+        finding = measure_trigger_recall(run, trigger, method, forced)
+        return check.statistic(finding, ">=", threshold, "mean")
