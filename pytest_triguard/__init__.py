@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     )
     from pytest_triguard.assertions import assert_drift_below as assert_drift_below
     from pytest_triguard.assertions import assert_entropy_below as assert_entropy_below
+    from pytest_triguard.assertions import assert_faithful as assert_faithful
     from pytest_triguard.assertions import assert_robust as assert_robust
     from pytest_triguard.assertions import assert_trigger_recall as assert_trigger_recall
     from pytest_triguard.assertions import assert_verified as assert_verified
@@ -42,6 +43,7 @@ _HOMES = {
     "assert_attack_success_below": "assertions",
     "assert_drift_below": "assertions",
     "assert_entropy_below": "assertions",
+    "assert_faithful": "assertions",
     "assert_robust": "assertions",
     "assert_trigger_recall": "assertions",
     "assert_verified": "assertions",
@@ -56,6 +58,7 @@ __all__ = [
     "assert_attack_success_below",
     "assert_drift_below",
     "assert_entropy_below",
+    "assert_faithful",
     "assert_robust",
     "assert_trigger_recall",
     "assert_verified",

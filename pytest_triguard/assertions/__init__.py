@@ -10,6 +10,7 @@ from __future__ import annotations
 from pytest_triguard.assertions.explanations import (
     assert_drift_below,
     assert_entropy_below,
+    assert_faithful,
     assert_trigger_recall,
 )
 from pytest_triguard.assertions.predictions import (
@@ -24,6 +25,7 @@ __all__ = [
     "assert_attack_success_below",
     "assert_drift_below",
     "assert_entropy_below",
+    "assert_faithful",
     "assert_robust",
     "assert_trigger_recall",
     "assert_verified",

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any, Unpack
 
+from torch import Tensor
+
 from pytest_triguard import metrics
 from pytest_triguard.assertions.arguments import (
     chosen_attribution,
@@ -17,9 +19,15 @@ from pytest_triguard.backdoors import Trigger
 from pytest_triguard.checks.callsite import points_at_caller
 from pytest_triguard.checks.check import Check, CheckOptions
 from pytest_triguard.checks.explained import measure_drift, measure_entropy, parse_between
+from pytest_triguard.checks.faithful import measure_faithfulness
 from pytest_triguard.checks.triggered import measure_trigger_recall
+from pytest_triguard.errors import InputError
 from pytest_triguard.gate import check_threshold
 from pytest_triguard.measurement import Measurement
+from pytest_triguard.metrics.deletion import Deletion
+from pytest_triguard.metrics.insertion import Insertion
+from pytest_triguard.metrics.removal_curve import RemovalCurve
+from pytest_triguard.record import Relation
 
 
 @points_at_caller
@@ -109,6 +117,80 @@ def assert_drift_below(
         threshold = reachable(threshold, run, metric)
         finding = measure_drift(run, method, metric, compared)
         return check.statistic(finding, "<", threshold, statistic)
+
+
+@points_at_caller
+def assert_faithful(
+    classifier: Any,
+    inputs: Any,
+    labels: Any = None,
+    *,
+    attribution: str | Attribution,
+    insertion_at_least: float | None = None,
+    deletion_at_most: float | None = None,
+    output: str = "probability",
+    baseline: str | Tensor = "zero",
+    absolute: bool = True,
+    steps: int = 100,
+    **options: Unpack[CheckOptions],
+) -> Measurement:
+    """Assert that explanations name the pixels that the prediction rests on.
+
+    Give one threshold or both; with both, each is a check of its own, and the maps are made once.
+
+    Args:
+        classifier: The `Classifier` under test.
+        inputs: `(N, C, H, W)` floating tensor inside the bounds, or a Dataset or DataLoader.
+        labels: `(N,)` int64 classes to explain; None for the loader's, else the predictions.
+        attribution: Name of an attribution, or the attribution itself.
+        insertion_at_least: Smallest mean area under the insertion curve that passes.
+        deletion_at_most: Largest mean area under the deletion curve that passes.
+        output: `"probability"`, of which areas lie in [0, 1], `"logit"`, `"log_probability"` or
+            `"contrast"`.
+        baseline: What pixels are exchanged for: `"zero"`, `"blur"`, `"noise"`, `"uniform"`,
+            `"midpoint"` or a tensor.
+        absolute: Whether pixels are ordered by absolute attribution or by signed.
+        steps: Steps at which the output is read.
+        **options: See `CheckOptions`.
+
+    Returns:
+        The measurement of the insertion, or of the deletion where only that is asked for; values
+        are areas, NaN where the map is zero.
+
+    Raises:
+        TriGuardFailure: If a mean is on the wrong side of its threshold, or inconclusive.
+        ValueError: If an argument or the data is refused; a TypeError if a type is wrong.
+    """
+    __tracebackhide__ = True
+    check = Check.begin(assert_faithful, options)
+    if insertion_at_least is None and deletion_at_most is None:
+        raise InputError("insertion_at_least or deletion_at_most must be given, but neither came")
+    method = chosen_attribution(attribution, check.seed)
+    shared: dict[str, Any] = {
+        "output": output,
+        "baseline": baseline,
+        "absolute": absolute,
+        "steps": steps,
+        "seed": check.seed,
+    }
+    asked: list[tuple[RemovalCurve, str, float, Relation]] = []
+    if insertion_at_least is not None:
+        asked.append((Insertion(**shared), "insertion_at_least", insertion_at_least, ">="))
+    if deletion_at_most is not None:
+        asked.append((Deletion(**shared), "deletion_at_most", deletion_at_most, "<="))
+    with check.running(classifier, inputs, labels) as run:
+        thresholds = [
+            reachable(given, run, curve, name=name, relation=relation)
+            for curve, name, given, relation in asked
+        ]
+        found = measure_faithfulness(run, method, [curve for curve, *_ in asked])
+        gates = [
+            (curve.name, finding, relation, threshold)
+            for (curve, _, _, relation), finding, threshold in zip(
+                asked, found, thresholds, strict=True
+            )
+        ]
+        return check.statistics(gates, "mean")
 
 
 @points_at_caller

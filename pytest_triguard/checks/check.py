@@ -179,6 +179,37 @@ class Check:
         finding.statistic = statistic
         return self._conclude(finding, decision, relation, threshold)
 
+    def statistics(
+        self, gates: Sequence[tuple[str, Finding, Relation, float]], statistic: str
+    ) -> Measurement:
+        """Judge several findings of one measurement, each as a check of its own.
+
+        Args:
+            gates: What each is called beside the name of the check, its finding, relation and
+                threshold; a single one bears the name of the check alone.
+            statistic: Statistic of the values that is judged.
+
+        Returns:
+            The measurement of the first.
+
+        Raises:
+            TriGuardFailure: The first failure, once all are judged and recorded; it names the rest.
+        """
+        __tracebackhide__ = True
+        measured: list[Measurement] = []
+        failures: list[TriGuardFailure] = []
+        for part, finding, relation, threshold in gates:
+            own = self if len(gates) == 1 else replace(self, name=f"{self.name}, {part}")
+            try:
+                measured.append(own.statistic(finding, relation, threshold, statistic))
+            except TriGuardFailure as failure:
+                failures.append(failure)
+        if failures:
+            first, *others = failures
+            also = [f"  also      {str(each).splitlines()[0]}" for each in others]
+            raise TriGuardFailure("\n".join([str(first), *also]), first.record)
+        return measured[0]
+
     def _conclude(
         self, finding: Finding, decision: Decision, relation: Relation, threshold: float
     ) -> Measurement:

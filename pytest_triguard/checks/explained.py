@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Hashable, Iterable, Iterator
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -17,7 +17,7 @@ from pytest_triguard.attributions import Attribution
 from pytest_triguard.attributions.base import with_logits, with_targets
 from pytest_triguard.attributions.baselines import BASELINES, check_baseline
 from pytest_triguard.checks.clean import finite_maps, require_finite
-from pytest_triguard.checks.columns import Columns
+from pytest_triguard.checks.columns import Array, Columns
 from pytest_triguard.checks.finding import Finding, describe_ball, rows, worst_places
 from pytest_triguard.engine.equality import fingerprint
 from pytest_triguard.engine.model import Model
@@ -84,7 +84,7 @@ def parse_between(between: Any, attribution: Attribution, seed: int) -> Pair | C
 def measure_entropy(run: Run, attribution: Attribution, metric: Metric) -> Finding:
     """Measure the entropy of each map; a zero map is undefined."""
     run.tune(attribution.passes_per_sample)
-    columns, about = Columns(), _About()
+    columns, about = Columns(), About()
     for batch, maps in attribution.stream(run.model, run.samples):
         about.add(attribution.diagnostics(run.model, batch, maps))
         columns.add(
@@ -101,7 +101,7 @@ def measure_drift(
     run: Run, attribution: Attribution, metric: Metric, between: Pair | CleanAndAttacked
 ) -> Finding:
     """Measure how far each map moves; the explained class is held fixed."""
-    columns, about = Columns(), _About()
+    columns, about = Columns(), About()
     if isinstance(between, Pair):
         run.tune(2 * attribution.passes_per_sample)
         pairs = _between_baselines(run, attribution, between, about)
@@ -136,7 +136,7 @@ def measure_drift(
 
 
 def _between_baselines(
-    run: Run, attribution: Attribution, between: Pair, about: _About
+    run: Run, attribution: Attribution, between: Pair, about: About
 ) -> Iterator[tuple[Batch, Tensor, Tensor]]:
     model = run.model
     ends = [_from_baseline(attribution, each) for each in (between.first, between.second)]
@@ -190,13 +190,14 @@ def _targets(batch: Batch) -> Tensor:
     return batch.targets
 
 
-class _About:
+class About:
     """What a method says about its own maps, summed up for the report."""
 
     def __init__(self) -> None:
         self._parts: dict[str, list[Tensor]] = {}
 
     def add(self, diagnostics: dict[str, Tensor]) -> None:
+        """Add what a method says about some maps."""
         for name, values in diagnostics.items():
             self._parts.setdefault(name, []).append(values)
 
@@ -207,11 +208,37 @@ class _About:
 
 
 def _finding(
-    columns: Columns, metric: Metric, about: _About, attribution: Attribution, subject: str
+    columns: Columns, metric: Metric, about: About, attribution: Attribution, subject: str
 ) -> Finding:
     ids, found = columns.arrays()
-    values = found["value"]
     require_finite(ids, found["finite"], "maps")
+    values, classes = found["value"], found["explained"]
+    return about_maps(ids, values, classes, metric, about, attribution, subject)
+
+
+def about_maps(
+    ids: list[Hashable],
+    values: Array,
+    classes: Array,
+    metric: Metric,
+    about: About,
+    attribution: Attribution,
+    subject: str,
+    *,
+    worst_largest: bool = True,
+) -> Finding:
+    """Return what was found about the maps of a method.
+
+    Args:
+        ids: Sample ids in the order of the data.
+        values: `(N,)` numbers of the metric, NaN where undefined.
+        classes: `(N,)` classes that were explained.
+        metric: The metric.
+        about: What the method says about its own maps.
+        attribution: The method.
+        subject: What was asked of each sample, in words.
+        worst_largest: Whether the largest numbers are the worst, or the smallest.
+    """
     undefined = int(np.isnan(values).sum())
     medians = about.medians()
     counts = {"defined": len(values) - undefined}
@@ -230,9 +257,9 @@ def _finding(
         diagnostics=medians,
         worst=rows(
             ids,
-            worst_places(values, largest=True),
+            worst_places(values, largest=worst_largest),
             value=values,
-            **{"class": found["explained"].astype(np.int64)},
+            **{"class": classes.astype(np.int64)},
         ),
     )
 

@@ -1,0 +1,73 @@
+"""Whether explanations name the pixels that the output rests on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from pytest_triguard.attributions import Attribution
+from pytest_triguard.checks.clean import finite_maps, require_finite
+from pytest_triguard.checks.columns import Columns
+from pytest_triguard.checks.explained import About, about_maps
+from pytest_triguard.checks.finding import Finding
+from pytest_triguard.metrics.model_metric import known_targets
+from pytest_triguard.metrics.removal import Direction
+from pytest_triguard.metrics.removal_curve import RemovalCurve
+from pytest_triguard.running import Run
+from pytest_triguard.validation import describe
+
+
+def measure_faithfulness(
+    run: Run, attribution: Attribution, curves: Sequence[RemovalCurve]
+) -> list[Finding]:
+    """Measure the area under each curve of the same maps, which are made once.
+
+    Args:
+        run: The classifier and the samples.
+        attribution: What explains.
+        curves: Insertion, deletion, or both, alike but for their direction.
+
+    Returns:
+        One finding for each curve; a zero map is undefined.
+    """
+    directions: list[Direction] = [each.direction for each in curves]
+    run.tune(attribution.passes_per_sample + len(curves) * curves[0].passes_per_sample)
+    columns, about = Columns(), About()
+    for batch, maps in attribution.stream(run.model, run.samples):
+        about.add(attribution.diagnostics(run.model, batch, maps))
+        areas = curves[0].areas(run.model, batch, maps, directions)
+        columns.add(
+            batch.positions,
+            batch.ids,
+            explained=known_targets(batch),
+            finite=finite_maps(maps),
+            **{str(direction): area for direction, area in areas.items()},
+        )
+    ids, found = columns.arrays()
+    require_finite(ids, found["finite"], "maps")
+    return [
+        about_maps(
+            ids,
+            found[each.direction],
+            found["explained"],
+            each,
+            about,
+            attribution,
+            _subject(each, attribution),
+            worst_largest=each.direction == "deletion",
+        )
+        for each in curves
+    ]
+
+
+def _subject(curve: RemovalCurve, attribution: Attribution) -> str:
+    start = curve.baseline
+    named = start if isinstance(start, str) else describe(start)
+    way = (
+        f"are replaced by the baseline {named}"
+        if curve.direction == "deletion"
+        else f"enter the baseline {named}"
+    )
+    return (
+        f"mean {curve.output} of one class while its pixels {way}, those of highest "
+        f"{attribution.name} first, in {curve.steps} steps"
+    )
