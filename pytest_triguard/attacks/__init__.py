@@ -14,8 +14,15 @@ _FAMILY: Family[Attack] = Family(
     "attack",
     {
         "bim": "pytest_triguard.attacks.bim:BIM",
+        "dim": "pytest_triguard.attacks.dim:DIM",
         "fgsm": "pytest_triguard.attacks.fgsm:FGSM",
+        "mim": "pytest_triguard.attacks.mim:MIM",
+        "nim": "pytest_triguard.attacks.nim:NIM",
         "pgd": "pytest_triguard.attacks.pgd:PGD",
+        "si_nim": "pytest_triguard.attacks.si_nim:SINIM",
+        "sia": "pytest_triguard.attacks.sia:SIA",
+        "ssa": "pytest_triguard.attacks.ssa:SSA",
+        "tim": "pytest_triguard.attacks.tim:TIM",
     },
 )
 

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from pytest_triguard.attacks.base import Attack
 from pytest_triguard.attacks.bim import BIM
-from pytest_triguard.attacks.gradient_steps import LOSSES
+from pytest_triguard.attacks.goals import LOSSES
 from pytest_triguard.engine.iteration import Outcome
 from pytest_triguard.engine.model import Model
 from pytest_triguard.engine.samples import Batch
@@ -22,7 +22,7 @@ class FGSM(Attack):
     A misclassified sample is moved too, so that the result is the textbook's.
 
     Args:
-        loss: What is ascended: `"cross_entropy"`, `"margin"` or `"dlr"`.
+        loss: What is ascended: `"cross_entropy"`, `"probability"`, `"margin"` or `"dlr"`.
         trajectory: Whether the start, the gradient and the step are kept.
 
     References:

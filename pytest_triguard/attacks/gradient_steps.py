@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from pytest_triguard.attacks.base import Attack
+from pytest_triguard.attacks.goals import LOSSES, ascended, reached
 from pytest_triguard.engine import draws
 from pytest_triguard.engine.geometry import (
     ascent,
@@ -21,18 +22,10 @@ from pytest_triguard.engine.geometry import (
 from pytest_triguard.engine.gradients import input_gradient
 from pytest_triguard.engine.iteration import STOPS, Outcome, Stop, search
 from pytest_triguard.engine.model import Model
-from pytest_triguard.engine.objectives import (
-    cross_entropy,
-    dlr,
-    margin,
-    targeted_dlr,
-)
 from pytest_triguard.engine.rows import Rows
 from pytest_triguard.engine.samples import Batch
 from pytest_triguard.errors import InputError
 from pytest_triguard.validation import flag, number, one_of, whole
-
-LOSSES = ("cross_entropy", "margin", "dlr")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +37,8 @@ class GradientSteps(Attack):
         steps: Number of steps per start.
         restarts: Number of starts.
         random_start: Whether a start is drawn uniformly from the ball or is the sample itself.
-        loss: What is ascended: `"cross_entropy"`, `"margin"` or `"dlr"`.
+        loss: What is ascended: `"cross_entropy"`, `"probability"`, `"margin"` or `"dlr"`, each of
+            the label, or descended of the target.
         stop: `"success"` lets a sample leave at its first success, `"never"` takes all steps.
         trajectory: Whether iterates, gradients and directions are kept.
     """
@@ -76,11 +70,20 @@ class GradientSteps(Attack):
     @property
     def passes_per_sample(self) -> int:
         """Most gradient passes a sample can take."""
-        return self.steps * self.restarts
+        return self.passes(self.steps) * self.restarts
+
+    def passes(self, steps: int) -> int:
+        """Return the gradient passes that a start and so many estimates take."""
+        return steps
 
     def default_step(self, eps: Tensor) -> Tensor:
         """Return the step of each sample where the user named none: 2.5 eps / steps."""
         return eps * (2.5 / self.steps)
+
+    def step_length(self, eps: Tensor) -> Tensor:
+        """Return the length of a step of each sample, `(n,)`."""
+        size = self.step_size
+        return self.default_step(eps) if size is None else torch.full_like(eps, size)
 
     def describe(self) -> str:
         """Return the method and its budget in words, for reports."""
@@ -99,6 +102,23 @@ class GradientSteps(Attack):
     def stream(self, model: Model, batches: Iterable[Batch]) -> Iterator[Outcome]:
         """Attack labelled batches and hand out outcomes in the order in which they finish."""
         return search(model, batches, _Steps(self))
+
+    def begin(self, model: Model, rows: Rows) -> None:
+        """Set what the method carries along with each row, whose points are at their start."""
+
+    def estimate(self, model: Model, rows: Rows) -> tuple[Tensor, Tensor | None]:
+        """Return the estimated gradient, and the logits at the points if they came with it."""
+        return input_gradient(
+            model, rows["points"], rows["labels"], lambda logits, _: self.ascended(logits, rows)
+        )
+
+    def ascended(self, logits: Tensor, rows: Rows | Mapping[str, Tensor]) -> Tensor:
+        """Return the loss that is ascended, `(n,)`."""
+        return ascended(self.loss, logits, rows)
+
+    def direction(self, rows: Rows, gradient: Tensor) -> Tensor:
+        """Return the direction to step, and update what the method carries."""
+        return ascent(gradient, self.norm)
 
 
 @dataclass(frozen=True)
@@ -126,14 +146,19 @@ class _Steps:
     def radius(self, positions: list[int]) -> Tensor:
         return self.attack.radius(positions)
 
+    def passes(self, steps: int) -> int:
+        return self.attack.passes(steps)
+
     def begin(self, model: Model, rows: Rows) -> None:
         clean, eps, attack = rows["clean"], rows["eps"], self.attack
         bounds = model.bounds(clean.dtype)
-        rows["points"] = clean
         if attack.norm == "linf":
             rows["box_low"], rows["box_high"] = box(clean, eps, bounds)
-        if not attack.random_start:
-            return
+        rows["points"] = self.drawn(rows, bounds) if attack.random_start else clean
+        attack.begin(model, rows)
+
+    def drawn(self, rows: Rows, bounds: tuple[Tensor, Tensor]) -> Tensor:
+        clean, eps, attack = rows["clean"], rows["eps"], self.attack
         keys = draws.row_keys(
             rows["keys"],
             seed=attack.drawn_seed,
@@ -141,18 +166,14 @@ class _Steps:
             restart=rows["restart"],
         )
         offset = random_offset(keys, clean, eps, attack.norm)
-        rows["points"] = project(clean + offset, clean, eps, attack.norm, bounds)
+        return project(clean + offset, clean, eps, attack.norm, bounds)
 
     def estimate(self, model: Model, rows: Rows) -> tuple[Tensor, Tensor | None]:
-        return input_gradient(
-            model, rows["points"], rows["labels"], lambda logits, _: self.loss(logits, rows)
-        )
+        return self.attack.estimate(model, rows)
 
     def move(self, model: Model, rows: Rows, gradient: Tensor) -> tuple[Tensor, Tensor]:
         attack, clean, eps = self.attack, rows["clean"], rows["eps"]
-        direction = ascent(gradient, attack.norm)
-        size = attack.step_size
-        length = attack.default_step(eps) if size is None else torch.full_like(eps, size)
+        direction, length = attack.direction(rows, gradient), attack.step_length(eps)
         points = rows["points"]
         if attack.norm == "linf":
             ends = rows["box_low"], rows["box_high"]
@@ -161,26 +182,7 @@ class _Steps:
         return stepped(points, direction, length, clean, eps, attack.norm, bounds), direction
 
     def loss(self, logits: Tensor, rows: Rows) -> Tensor:
-        labels, name = rows["labels"], self.attack.loss
-        targets = rows.get("targets")
-        if name == "cross_entropy":
-            return (
-                cross_entropy(logits, labels)
-                if targets is None
-                else -cross_entropy(logits, targets)
-            )
-        if name == "margin":
-            return -margin(logits, labels) if targets is None else margin(logits, targets)
-        needed = 3 if targets is None else 4
-        if logits.shape[1] < needed:
-            raise InputError(
-                f"loss='dlr' needs at least {needed} classes, but the classifier has "
-                f"{logits.shape[1]}; use loss='margin'"
-            )
-        return dlr(logits, labels) if targets is None else targeted_dlr(logits, labels, targets)
+        return self.attack.ascended(logits, rows)
 
     def won(self, logits: Tensor, rows: Rows) -> Tensor:
-        prediction = logits.argmax(1)
-        if "targets" in rows:
-            return prediction == rows["targets"]
-        return prediction != rows["labels"]
+        return reached(logits, rows)

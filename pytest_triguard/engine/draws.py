@@ -93,6 +93,22 @@ def uniform(
     return values.view(len(keys), *shape).to(dtype)
 
 
+def integers(keys: Tensor, shape: Sequence[int], *, below: int | Tensor) -> Tensor:
+    """Draw whole numbers from 0 on, each equally likely (to one part in 2**24 / below).
+
+    Args:
+        keys: `(N,)` int64 from `row_keys`.
+        shape: Shape of one row's draw.
+        below: What the numbers stay below, at least 1: one number, or int64 that broadcasts with
+            `(N, *shape)`.
+
+    Returns:
+        `(N, *shape)` int64, on the device of `keys`.
+    """
+    bits = _element_bits(keys, math.prod(shape)).to(torch.int64).view(len(keys), *shape)
+    return (bits * below) >> _BITS
+
+
 def normal(keys: Tensor, shape: Sequence[int], *, dtype: torch.dtype) -> Tensor:
     """Draw from the standard normal distribution (Box and Muller 1958).
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -62,9 +62,10 @@ class Line:
 
 
 MakeCopies = Callable[[Copies], Tensor | Line]
-"""Makes the points at which the network is evaluated, `(m, C, H, W)`."""
+"""Makes the points at which the gradient is taken, `(m, C, H, W)`."""
 
-Point = Literal["copy", "input"]
+SeeCopies = Callable[[Copies], Tensor]
+"""Makes what the network sees of such points, `(m, C, H, W)`."""
 
 _MADE = 2**17
 """Elements made in one go, where memory allows no less: enough to outweigh the calls themselves."""
@@ -162,9 +163,9 @@ def expected_gradient(
     objective: Objective,
     *,
     copies: int,
-    make: MakeCopies,
+    make: MakeCopies | None = None,
+    through: SeeCopies | None = None,
     context: tuple[Tensor, ...] = (),
-    at: Point = "copy",
     reduction: Reduction = MEAN,
 ) -> Tensor:
     """Return the gradient of an objective reduced over copies of each sample.
@@ -179,17 +180,17 @@ def expected_gradient(
         keys: `(n,)` int64 keys of the samples, for random copies.
         objective: From logits and classes to one number per row.
         copies: Number of copies of each sample.
-        make: Makes the points at which the network is evaluated; for a `Line`, contributions are
-            reduced in place of gradients.
-        context: Tensors `(n, ...)` that `make` needs beside the samples, such as a baseline.
-        at: Where the gradient is taken: at the `"copy"` itself, or at the `"input"`, through
-            `make` (which brings its chain factor).
+        make: Makes the points at which the gradient is taken, or None for the samples themselves;
+            for a `Line`, contributions are reduced in place of gradients.
+        through: Makes what the network sees of those points, or None for the points themselves;
+            the gradient is taken through it, which brings its chain factor.
+        context: Tensors `(n, ...)` that both need beside the samples, such as a baseline.
         reduction: How the copies are folded into one map.
 
     Returns:
         `(n, C, H, W)`.
     """
-    job = _Job(model, objective, copies, make, at, reduction)
+    job = _Job(model, objective, copies, make, through, reduction)
     chunk = model.chunk.rows
     maps = []
     for start in range(0, len(inputs), chunk):
@@ -205,8 +206,8 @@ class _Job:
     model: Model
     objective: Objective
     copies: int
-    make: MakeCopies
-    at: Point
+    make: MakeCopies | None
+    through: SeeCopies | None
     reduction: Reduction
 
     def reduced(self, block: Copies, classes: Tensor) -> Tensor:
@@ -226,8 +227,8 @@ class _Job:
         """Make the copies with these numbers and fold them in, some in each pass."""
         rows = len(block.inputs)
         copies = _repeated(block, numbers)
-        made, classes = self.make(copies), classes.repeat(len(numbers))
-        points = _points(made)
+        made = copies.inputs if self.make is None else self.make(copies)
+        points, classes = _points(made), classes.repeat(len(numbers))
         for start in range(0, len(numbers), per_pass):
             some = numbers[start : start + per_pass]
             part = slice(start * rows, (start + len(some)) * rows)
@@ -241,19 +242,16 @@ class _Job:
 
     def gradients(self, copies: Copies, points: Tensor, classes: Tensor) -> Tensor:
         def run(part: slice) -> Tensor:
-            if self.at == "copy":
-                return input_gradient(self.model, points[part], classes[part], self.objective)[0]
-
-            def through(inputs: Tensor) -> Tensor:
-                return _points(self.make(replace(copies.part(part), inputs=inputs)))
-
-            inputs = copies.inputs[part]
+            through = self.through and self.seen(self.through, copies.part(part))
             return input_gradient(
-                self.model, inputs, classes[part], self.objective, through=through
+                self.model, points[part], classes[part], self.objective, through=through
             )[0]
 
         parts = self.model.chunk.attempt(run, len(points))
         return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+    def seen(self, through: SeeCopies, copies: Copies) -> Callable[[Tensor], Tensor]:
+        return lambda points: through(replace(copies, inputs=points))
 
 
 def _points(made: Tensor | Line) -> Tensor:

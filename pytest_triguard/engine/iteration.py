@@ -62,6 +62,9 @@ class Search(Protocol):
     def radius(self, positions: list[int]) -> Tensor:
         """Return the radius of each sample's ball, `(n,)`, on the host."""
 
+    def passes(self, steps: int) -> int:
+        """Return the gradient passes that a start and so many estimates take."""
+
     def begin(self, model: Model, rows: Rows) -> None:
         """Set `points` for the start number `restart`, and what the method carries along."""
 
@@ -304,13 +307,14 @@ class _Run:
             left.steps = [steps[place] for place in done]
             # The pass that saw the success counts, though no step followed it.
             left.spent = [
-                before + taken + 1 for before, taken in zip(left.spent, left.steps, strict=True)
+                before + self.method.passes(taken + 1)
+                for before, taken in zip(left.spent, left.steps, strict=True)
             ]
             yield _outcome(left, "points", [True] * len(done))
         if ended:
             left = rows.pick(ended)
             left.steps = [last] * len(ended)
-            left.spent = [before + last for before in left.spent]
+            left.spent = [before + self.method.passes(last) for before in left.spent]
             self.ended.append(left)
         if done or ended or (self.ready and len(rows) < self.model.chunk.rows):
             self.refill(sorted(done + ended))

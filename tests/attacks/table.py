@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import product
 from typing import Any
 
 import pytest
@@ -32,6 +33,12 @@ class Row:
             network; its steps are in units of eps.
         length: Length of a step in units of eps unless told otherwise, for a number of steps.
         random: Whether it draws.
+        random_start: Whether it starts at random unless told otherwise.
+        plain: Whether it follows the gradient of the cross-entropy at each iterate, and nothing
+            else; such a row meets every case of every test, another one a few of them.
+        straight: Hyperparameters under which its direction on a linear network is the gradient's,
+            or None where it never is.
+        passes: Gradient passes that a start and some estimates take with `few`.
     """
 
     name: str
@@ -41,9 +48,46 @@ class Row:
     converged: dict[str, Any] = field(default_factory=dict)
     length: Callable[[int], float] = lambda steps: 1.0
     random: bool = False
+    random_start: bool = False
+    plain: bool = True
+    straight: dict[str, Any] | None = field(default_factory=dict)
+    passes: Callable[[int], int] = lambda steps: steps
+
+    def __str__(self) -> str:
+        return self.name
 
 
 STEPWISE = {"step_size": None, "restarts": 1, "stop": "success"}
+ACCUMULATING = {
+    "eps": 16 / 255,
+    "steps": 10,
+    "random_start": False,
+    "momentum": 1.0,
+    "transforms": [],
+    **STEPWISE,
+    "stop": "never",
+}
+
+
+def transferable(
+    name: str,
+    *,
+    defaults: dict[str, Any] | None = None,
+    few: dict[str, Any] | None = None,
+    **more: Any,
+) -> Row:
+    """Return the row of an attack made to carry over to other classifiers."""
+    return Row(
+        name,
+        defaults=ACCUMULATING | (defaults or {}),
+        few={"steps": 3, "stop": "success"} | (few or {}),
+        whole={"stop": "never"},
+        length=lambda steps: 1 / steps,
+        plain=False,
+        **more,
+    )
+
+
 TABLE = (
     Row("fgsm"),
     Row(
@@ -61,6 +105,53 @@ TABLE = (
         converged={"steps": 60, "step_size": 1.0},
         length=lambda steps: 2.5 / steps,
         random=True,
+        random_start=True,
+    ),
+    transferable("mim"),
+    transferable("nim"),
+    transferable(
+        "si_nim", defaults={"copies": 5}, few={"copies": 2}, passes=lambda steps: 2 * steps
+    ),
+    transferable(
+        "dim",
+        defaults={"copies": 1, "probability": 0.5, "rate": 1.1},
+        few={"rate": 1.5},
+        straight={"probability": 0.0},
+        random=True,
+    ),
+    transferable(
+        "tim",
+        defaults={"size": 15, "kernel": "gaussian"},
+        few={"size": 3},
+        straight={"size": 1},
+    ),
+    transferable(
+        "sia",
+        defaults={
+            "copies": 20,
+            "blocks": 3,
+            "noise": 16 / 255,
+            "operations": [
+                "roll_rows",
+                "roll_columns",
+                "flip_rows",
+                "flip_columns",
+                "rotate",
+                "scale",
+                "noise",
+            ],
+        },
+        few={"copies": 2, "blocks": 2},
+        straight={"operations": ["identity"]},
+        random=True,
+        passes=lambda steps: 2 * steps,
+    ),
+    transferable(
+        "ssa",
+        defaults={"copies": 20, "rho": 0.5, "sigma": 16 / 255},
+        few={"copies": 2, "rho": 0.1, "sigma": 0.02},
+        random=True,
+        passes=lambda steps: 2 * steps,
     ),
 )
 
@@ -92,34 +183,35 @@ class Case:
         return predictions != labels if targets is None else predictions == targets
 
 
-CASES = [
-    Case(row, norm, targeted)
-    for row in TABLE
-    for norm in ("linf", "l2")
-    for targeted in (False, True)
-]
-
-
 def _in_turn() -> list[Case]:
     """Return each row with each norm and each goal once; all combinations occur in the table."""
     found: list[Case] = []
     for place, row in enumerate(TABLE):
-        own = [case for case in CASES if case.row is row]
+        own = [Case(row, norm, targeted) for norm, targeted in _GOALS]
         chosen = [case for case in own if case.targeted == ((case.norm == "l2") ^ (place % 2 == 1))]
         found += chosen if len({case.targeted for case in chosen}) == 2 else own
     return found
 
 
+_GOALS = list(product(("linf", "l2"), (False, True)))
 SOME = _in_turn()
+CASES = [
+    case
+    for row in TABLE
+    for case in (Case(row, norm, targeted) for norm, targeted in _GOALS)
+    if row.plain or case in SOME
+]
+STEPS = [case for case in CASES if case.row.whole]
 every_case = pytest.mark.parametrize("case", CASES, ids=str)
 some_cases = pytest.mark.parametrize("case", SOME, ids=str)
 """For what can fail with a norm or with a goal, but not with both together alone."""
+plain_cases = pytest.mark.parametrize("case", [c for c in CASES if c.row.plain], ids=str)
 stepwise_cases = pytest.mark.parametrize("case", [c for c in SOME if c.row.whole], ids=str)
 random_cases = pytest.mark.parametrize("case", [c for c in SOME if c.row.random], ids=str)
-untargeted_steps = pytest.mark.parametrize(
-    "case", [c for c in CASES if c.row.whole and not c.targeted], ids=str
-)
+starting_cases = pytest.mark.parametrize("case", [c for c in SOME if c.row.random_start], ids=str)
+untargeted_steps = pytest.mark.parametrize("case", [c for c in STEPS if not c.targeted], ids=str)
 every_row = pytest.mark.parametrize("row", TABLE, ids=lambda row: row.name)
+plain_rows = pytest.mark.parametrize("row", [r for r in TABLE if r.plain], ids=lambda r: r.name)
 
 
 def with_networks(cases: list[Case]) -> list[tuple[Case, str]]:

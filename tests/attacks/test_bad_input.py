@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from pytest_triguard import attacks
 from pytest_triguard.classifier import Classifier
 from pytest_triguard.errors import InputError, InputTypeError, ModelError
-from tests.attacks.table import TABLE, binary, every_row, some_cases
+from tests.attacks.table import TABLE, binary, every_row, plain_rows, some_cases
 from tests.module_state import state_of
 from tests.networks import CLASSES, classifier, images
 
@@ -36,8 +36,8 @@ HYPERPARAMETERS = [
     (
         {"loss": "margins"},
         InputError,
-        "loss must be one of 'cross_entropy', 'margin', 'dlr', but 'margins' came; did you mean "
-        "'margin'?",
+        "loss must be one of 'cross_entropy', 'probability', 'margin', 'dlr', but 'margins' came; "
+        "did you mean 'margin'?",
     ),
 ]
 STEPS = [
@@ -137,7 +137,7 @@ def test_an_unknown_attack_is_refused_with_the_nearest():
         attacks.get(3)
 
 
-@every_row
+@plain_rows
 def test_a_bad_argument_is_refused_and_the_module_left_alone(row):
     subject = classifier("linear")
     before = state_of(subject.module)
@@ -228,4 +228,4 @@ def test_a_search_that_ends_at_nan_is_an_error_and_no_success(row):
     inputs = torch.full((3, 1, 2, 2), -0.5, dtype=torch.float64)
     one_step = {"steps": 1, "random_start": False} if row.whole else {}
     with refused(ModelError, "the module Edge must give finite logits and gradients inside"):
-        attacks.get(row.name, eps=0.4, **one_step)(subject, inputs, torch.ones(3).long())
+        attacks.get(row.name, eps=0.4, **row.few | one_step)(subject, inputs, torch.ones(3).long())

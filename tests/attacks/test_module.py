@@ -39,5 +39,5 @@ def test_the_module_is_left_as_it_came_after_an_exception(row, device):
         with_settings(device=device, chunk=1),
         pytest.raises(RuntimeError, match="on fire"),
     ):
-        attacks.get(row.name, **row.whole)(Classifier(module), inputs, labels)
+        attacks.get(row.name, **row.few | row.whole)(Classifier(module), inputs, labels)
     assert state_of(module) == before

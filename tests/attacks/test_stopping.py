@@ -7,12 +7,12 @@ import torch
 from torch.nn import functional
 
 from pytest_triguard import attacks
-from tests.attacks.table import EPS, every_case, random_cases, stepwise_cases
+from tests.attacks.table import EPS, plain_cases, starting_cases, stepwise_cases
 from tests.networks import SHAPES, bare, classifier, problem
 from tests.sessions import with_settings
 
 
-@every_case
+@plain_cases
 def test_a_trajectory_tells_every_step(case):
     subject, inputs, labels = problem("conv", 6)
     targets, eps = case.targets(labels), EPS[case.norm]
@@ -55,7 +55,8 @@ def test_a_sample_that_fell_took_fewer_steps_and_passes(case):
     early = lengths < attack.steps
     assert early.any()
     assert found.success[early].all()
-    assert torch.equal(found.passes, (lengths + 1).clamp_max(attack.steps))
+    taken = (lengths + 1).clamp_max(attack.steps).tolist()
+    assert found.passes.tolist() == [case.row.passes(each) for each in taken]
     goal = case.reached
     network = bare(subject)
     for row, taken in enumerate(lengths.tolist()):
@@ -74,11 +75,11 @@ def test_stopping_at_success_finds_all_that_going_on_finds(case):
     assert torch.allclose(
         stopping.adversarial[unbroken], going_on.adversarial[unbroken], rtol=0, atol=1e-9
     )
-    assert going_on.passes.tolist() == [getattr(case.attack(), "steps", 1)] * 16
+    assert going_on.passes.tolist() == [case.row.passes(case.attack().steps)] * 16
 
 
 @pytest.mark.parametrize("stop", ["success", "never"])
-@random_cases
+@starting_cases
 def test_more_restarts_never_find_less(case, stop):
     subject, inputs, labels = problem("conv", 8)
     targets = case.targets(labels)
@@ -93,7 +94,7 @@ def test_more_restarts_never_find_less(case, stop):
         before = found.success
 
 
-@random_cases
+@starting_cases
 def test_restarts_keep_the_start_of_highest_loss(case):
     subject, inputs, labels = problem("conv", 6)
     targets = case.targets(labels)
@@ -113,7 +114,7 @@ def test_restarts_keep_the_start_of_highest_loss(case):
     assert (loss(several.adversarial) > loss(single.adversarial) + 1e-9)[unbroken].any()
 
 
-@random_cases
+@starting_cases
 def test_random_starts_fill_the_ball(case):
     subject, inputs = classifier("linear"), torch.full((400, *SHAPES["linear"]), 0.5).double()
     labels = torch.zeros(400, dtype=torch.int64)

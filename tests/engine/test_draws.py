@@ -142,6 +142,15 @@ def test_uniform_draws_fill_their_range_evenly(low, high):
     assert stats.kstest(drawn.numpy(), "uniform", (low, high - low)).pvalue > 0.001
 
 
+def test_integers_are_equally_likely_below_each_rows_own_end():
+    keys = draws.row_keys(torch.arange(2), seed=0, method="test")
+    found = draws.integers(keys, (30_000,), below=torch.tensor([[3], [5]]))
+    for row, below in zip(found, (3, 5), strict=True):
+        shares = torch.bincount(row).double() / len(row)
+        assert torch.allclose(shares, torch.full((below,), 1 / below).double(), rtol=0, atol=0.01)
+    assert not draws.integers(keys, (100,), below=1).any()
+
+
 def test_normal_draws_are_normal():
     drawn = draws.normal(keys(), (401,), dtype=torch.float64).flatten().numpy()
     assert stats.kstest(drawn, "norm").pvalue > 0.001

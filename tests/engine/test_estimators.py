@@ -45,22 +45,35 @@ def test_copies_that_change_nothing_give_the_plain_gradient():
 def test_at_the_copy_the_gradient_is_that_of_the_copy():
     factors = [1, 0.5, 0.25, 0.125]
     expected = torch.stack([slope(X * factor) for factor in factors]).mean(0)
-    assert same(estimated(copies=4, make=scaled, at="copy"), expected)
+    assert same(estimated(copies=4, make=scaled), expected)
 
 
 def test_at_the_input_the_gradient_brings_the_factor_of_the_chain_rule():
     factors = [1, 0.5, 0.25, 0.125]
     expected = torch.stack([factor * slope(X * factor) for factor in factors]).mean(0)
-    assert same(estimated(copies=4, make=scaled, at="input"), expected)
+    assert same(estimated(copies=4, through=scaled), expected)
 
 
-@pytest.mark.parametrize("at", ["copy", "input"])
-def test_a_shift_has_no_factor(at):
+every_way = pytest.mark.parametrize("way", ["make", "through"])
+
+
+def test_the_gradient_at_a_copy_is_taken_through_what_the_network_sees_of_it():
+    def shifted(copies):
+        return copies.inputs + 1
+
+    points = [X + 1, X + 1]
+    factors = [1, 0.5]
+    expected = sum(f * slope(f * each) for f, each in zip(factors, points, strict=True)) / 2
+    assert same(estimated(copies=2, make=shifted, through=scaled), expected)
+
+
+@every_way
+def test_a_shift_has_no_factor(way):
     def shifted(copies):
         return copies.inputs + per_row(copies.numbers.to(X.dtype), copies.inputs)
 
     expected = torch.stack([slope(X), slope(X + 1), slope(X + 2)]).mean(0)
-    assert same(estimated(copies=3, make=shifted, at=at), expected)
+    assert same(estimated(copies=3, **{way: shifted}), expected)
 
 
 def test_copies_may_be_weighted():
@@ -109,12 +122,12 @@ def test_a_reduction_sees_every_copy_once_and_in_order(chunk):
 
 
 @pytest.mark.parametrize("chunk", [1, 2, 3, 5, 13, 64])
-@pytest.mark.parametrize("at", ["copy", "input"])
-def test_the_chunk_does_not_matter_and_is_kept(at, chunk):
+@every_way
+def test_the_chunk_does_not_matter_and_is_kept(way, chunk):
     module, rows = Quadratic(FORMS), []
     module.register_forward_hook(lambda module, given, logits: rows.append(len(logits)))
-    found = estimated(chunk, module, copies=7, make=scaled, at=at)
-    assert same(found, estimated(64, copies=7, make=scaled, at=at))
+    found = estimated(chunk, module, copies=7, **{way: scaled})
+    assert same(found, estimated(64, copies=7, **{way: scaled}))
     assert max(rows) <= chunk
     assert sum(rows) == 5 * 7
     # As few passes as blocks of samples, each with as many copies as fit, allow.
@@ -162,11 +175,11 @@ class Small(Quadratic):
         return super().forward(inputs)
 
 
-@pytest.mark.parametrize("at", ["copy", "input"])
-def test_when_memory_runs_out_the_result_is_the_same_and_the_lesson_is_kept(at):
+@every_way
+def test_when_memory_runs_out_the_result_is_the_same_and_the_lesson_is_kept(way):
     module = Small(FORMS)
     model = ready(module, 20)
-    options = {"copies": 7, "make": scaled, "at": at}
+    options = {"copies": 7, way: scaled}
     with pytest.warns(TriGuardWarning, match=r"^memory ran out with 20 rows in a pass") as caught:
         found = expected_gradient(model, X, Y, KEYS, logit, **options)
     assert same(found, estimated(64, **options))
@@ -180,6 +193,6 @@ class Detached(nn.Module):
         return inputs.detach().flatten(1)
 
 
-@pytest.mark.parametrize("at", ["copy", "input"])
-def test_a_network_without_gradient_gives_zero(at):
-    assert not estimated(module=Detached(), copies=3, make=scaled, at=at).any()
+@every_way
+def test_a_network_without_gradient_gives_zero(way):
+    assert not estimated(module=Detached(), copies=3, **{way: scaled}).any()

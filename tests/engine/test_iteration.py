@@ -55,6 +55,9 @@ class Scripted:
         script = self.script.to(step.device)
         return script[rows["keys"], rows["restart"], step].view(-1, 1, 1, 1)
 
+    def passes(self, steps: int) -> int:
+        return steps
+
     def begin(self, model: Model, rows: Rows) -> None:
         rows["points"] = self._at(rows, torch.zeros_like(rows["keys"]))
 

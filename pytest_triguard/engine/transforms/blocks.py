@@ -1,0 +1,189 @@
+"""Copies cut into blocks, each transformed in its own way."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from pytest_triguard.engine import draws
+from pytest_triguard.engine.estimators import Copies
+from pytest_triguard.engine.model import Model
+from pytest_triguard.engine.transforms.base import InputTransform
+from pytest_triguard.errors import InputError, InputTypeError
+from pytest_triguard.validation import describe, number, one_of, whole
+
+OPERATIONS = (
+    "roll_rows",
+    "roll_columns",
+    "flip_rows",
+    "flip_columns",
+    "rotate",
+    "scale",
+    "noise",
+)
+"""What a block goes through by default."""
+
+_KNOWN = (*OPERATIONS, "identity")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Blocks(InputTransform):
+    """Each copy is cut at random into a grid, and each block goes through a random operation.
+
+    A block is rolled by a random number of rows or columns, turned over from top to bottom or
+    from left to right, rotated by 180 degrees, multiplied by a number drawn from `[0, 1)`, or has
+    uniform noise added and is clipped to the valid range. Cuts and operations are drawn for each
+    sample, where published code draws them for the batch.
+
+    Args:
+        copies: Number of copies.
+        blocks: Blocks along each axis.
+        noise: Amplitude of the noise, in input units.
+        operations: Names of what is drawn from.
+
+    References:
+        Wang et al. 2023, "Structure Invariant Transformation for better Adversarial
+        Transferability", arXiv:2309.14700, section 3.3.
+    """
+
+    name: ClassVar[str] = "sia"
+
+    copies: int = 20
+    blocks: int = 3
+    noise: float = 16 / 255
+    operations: Sequence[str] = OPERATIONS
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        whole("blocks", self.blocks, low=1)
+        number("noise", self.noise, low=0)
+        given = self.operations
+        if isinstance(given, str) or not isinstance(given, Sequence):
+            raise InputTypeError(f"operations must be a list of names, but {describe(given)} came")
+        if not given:
+            raise InputError("operations must name at least one, but an empty list came")
+        for each in given:
+            one_of("operations", each, _KNOWN)
+        object.__setattr__(self, "operations", tuple(given))
+
+    def parameters(self) -> dict[str, Any]:
+        """Return the hyperparameters as plain values, for records and messages."""
+        return super().parameters() | {"operations": list(self.operations)}
+
+    def apply(self, model: Model, copies: Copies) -> Tensor:
+        """Return the shuffled inputs, `(m, C, H, W)`."""
+        inputs, keys = copies.inputs, copies.keys
+        height, width = inputs.shape[2:]
+        if min(height, width) < self.blocks:
+            raise InputError(
+                f"blocks must not exceed the sides of the inputs, {height} x {width} pixels, but "
+                f"{self.blocks} came"
+            )
+        each, cuts = self.blocks**2, (height - 1, width - 1)
+        draw = draws.uniform(keys, (sum(cuts) + 3 * each,), dtype=inputs.dtype)
+        sizes = [*cuts, each, each, each]
+        by_row, by_column, drawn, share, factor = torch.split(draw, sizes, dim=1)
+        rows, columns = _Axis.cut(by_row, self.blocks), _Axis.cut(by_column, self.blocks)
+        block = rows.block.unsqueeze(2) * self.blocks + columns.block.unsqueeze(1)
+
+        def spread(values: Tensor) -> Tensor:
+            return values.gather(1, block.flatten(1)).view(block.shape)
+
+        number = (spread(drawn) * len(self.operations)).floor()
+        where = {name: number == place for place, name in enumerate(self.operations)}
+        moved = _moved(inputs, rows, columns, spread(share), where)
+        if "scale" in where:
+            scaled = moved * spread(factor).unsqueeze(1)
+            moved = torch.where(where["scale"].unsqueeze(1), scaled, moved)
+        if "noise" in where:
+            noisy = self._noisy(moved, keys, model)
+            moved = torch.where(where["noise"].unsqueeze(1), noisy, moved)
+        return moved
+
+    def _noisy(self, inputs: Tensor, keys: Tensor, model: Model) -> Tensor:
+        """Return the inputs with noise, clipped to the valid range."""
+        # The keys themselves have drawn the blocks.
+        noise = draws.uniform(
+            keys + 1, inputs.shape[1:], dtype=inputs.dtype, low=-self.noise, high=self.noise
+        )
+        return (inputs + noise).clamp(*model.bounds(inputs.dtype))
+
+
+def _moved(
+    inputs: Tensor, rows: _Axis, columns: _Axis, share: Tensor, where: dict[str, Tensor]
+) -> Tensor:
+    """Return every pixel fetched from where its block's operation says.
+
+    Args:
+        inputs: `(m, C, H, W)`.
+        rows: How rows are cut.
+        columns: How columns are cut.
+        share: `(m, H, W)` how far a block is rolled, as a share of its length.
+        where: `(m, H, W)` bool, the pixels whose block goes through an operation, by its name.
+    """
+    rotated = where.get("rotate")
+
+    def turned(name: str) -> Tensor | None:
+        flipped = where.get(name)
+        if flipped is None or rotated is None:
+            return rotated if flipped is None else flipped
+        return flipped | rotated
+
+    row = rows.fetched(1, share, where.get("roll_rows"), turned("flip_rows"))
+    column = columns.fetched(2, share, where.get("roll_columns"), turned("flip_columns"))
+    source = (row * inputs.shape[3] + column).flatten(1).unsqueeze(1)
+    flat = inputs.flatten(2)
+    return flat.gather(2, source.expand_as(flat)).view_as(inputs)
+
+
+@dataclass(frozen=True)
+class _Axis:
+    """One axis of each row, cut into blocks; all are `(m, size)` int64.
+
+    Attributes:
+        block: Number of the block that each place is in.
+        start: Where that block begins.
+        length: How long it is.
+    """
+
+    block: Tensor
+    start: Tensor
+    length: Tensor
+
+    @classmethod
+    def cut(cls, scores: Tensor, blocks: int) -> _Axis:
+        """Cut at the places of lowest score; `(m, size - 1)` scores for the places from 1 on."""
+        size = scores.shape[1] + 1
+        cuts = 1 + scores.argsort(1)[:, : blocks - 1].sort(1).values
+        ends = cuts.new_zeros(len(cuts), 1), cuts.new_full((len(cuts), 1), size)
+        edges = torch.cat([ends[0], cuts, ends[1]], 1)
+        places = torch.arange(size, device=cuts.device)
+        block = (places.unsqueeze(1) >= cuts.unsqueeze(1)).sum(2)
+        start = edges.gather(1, block)
+        return cls(block, start, edges.gather(1, block + 1) - start)
+
+    def fetched(
+        self, dim: int, share: Tensor, rolled: Tensor | None, turned: Tensor | None
+    ) -> Tensor:
+        """Return the place along this axis from which each pixel is fetched, `(m, H, W)`.
+
+        Args:
+            dim: Dimension of the axis.
+            share: How far a block is rolled, as a share of its length.
+            rolled: Where blocks are rolled, if any are.
+            turned: Where a block's end comes first, if anywhere.
+        """
+        other = 3 - dim
+        start, length = self.start.unsqueeze(other), self.length.unsqueeze(other)
+        place = torch.arange(self.block.shape[1], device=self.block.device)
+        inside = place.unsqueeze(other - 1).unsqueeze(0) - start
+        if rolled is not None:
+            shift = (share * length).to(torch.int64).clamp_max(length - 1)
+            inside = torch.where(rolled, (inside - shift) % length, inside)
+        if turned is not None:
+            inside = torch.where(turned, length - 1 - inside, inside)
+        return start + inside
