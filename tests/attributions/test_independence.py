@@ -15,7 +15,7 @@ from tests.sessions import with_settings
 @pytest.mark.parametrize("name", ["conv", "smooth"])
 @every_row
 def test_the_chunk_does_not_matter(row, name):
-    subject, inputs, targets = problem(name, 10)
+    subject, inputs, targets = problem(name, 7)
     maps = []
     for chunk in (1, 3, 64):
         with with_settings(chunk=chunk):
