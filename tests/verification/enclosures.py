@@ -11,6 +11,7 @@ from torch import Tensor
 
 from pytest_triguard.verification.intervals import Interval
 from pytest_triguard.verification.operators import TABLE
+from pytest_triguard.verification.relaxations import Relaxation
 
 UNIT = {torch.float32: 2.0**-24, torch.float64: 2.0**-53}
 RADII = (0.0, 1e-6, 1e-2, 0.3, 3.0, 40.0)
@@ -123,24 +124,39 @@ def check_interval(case: Case, radius: float, dtype: torch.dtype, seed: int = 0)
             assert (bounds.lower.double() <= value + room).all()
             assert (bounds.upper.double() >= value - room).all()
     generator = torch.Generator().manual_seed(seed)
-    for _ in range(3):
-        number = int(torch.randint(len(found), (), generator=generator))
-        bounds = found[number]
-        element = int(torch.randint(bounds.lower[0].numel(), (), generator=generator))
-        for sign, end in ((1, bounds.lower), (-1, bounds.upper)):
-            limit = sign * end.double().flatten(1)[:, element]
-            room = 1e-14 * (1 + limit.abs())
+    aims = [_aim(found, generator, sign) for _ in range(3) for sign in (1, -1)]
+    limits = torch.cat([limit for *_, limit in aims])
 
-            def gap(
-                point: list[Any],
-                number: int = number,
-                element: int = element,
-                sign: int = sign,
-                limit: Tensor = limit,
-            ) -> Tensor:
-                return sign * exact(case, point)[number].flatten(1)[:, element] - limit
+    def gap(point: list[Any]) -> Tensor:
+        values = [each.unflatten(0, (len(aims), -1)) for each in exact(case, point)]
+        reached = [
+            sign * values[number][place].flatten(1)[:, element]
+            for place, (number, element, sign, _) in enumerate(aims)
+        ]
+        return torch.cat(reached) - limits
 
-            descend(arguments, gap, lambda found, room=room: -room)
+    descend(_copies(arguments, len(aims)), gap, lambda found: -1e-14 * (1 + limits.abs()))
+
+
+def _aim(
+    found: list[Interval], generator: torch.Generator, sign: int
+) -> tuple[int, int, int, Tensor]:
+    """Return which result, which element and which end to search beyond, and that end `(N,)`."""
+    number = int(torch.randint(len(found), (), generator=generator))
+    bounds = found[number]
+    element = int(torch.randint(bounds.lower[0].numel(), (), generator=generator))
+    end = bounds.lower if sign > 0 else bounds.upper
+    return number, element, sign, sign * end.double().flatten(1)[:, element]
+
+
+def _copies(arguments: list[Any], count: int) -> list[Any]:
+    """Return arguments with all samples of their boxes so many times."""
+    return [
+        Interval(torch.cat([each.lower] * count), torch.cat([each.upper] * count))
+        if isinstance(each, Interval)
+        else each
+        for each in arguments
+    ]
 
 
 def check_relaxation(case: Case, radius: float, dtype: torch.dtype, seed: int = 0) -> None:
@@ -160,39 +176,39 @@ def check_relaxation(case: Case, radius: float, dtype: torch.dtype, seed: int = 
         rows[:, 3] = 0
         element = int(torch.randint(shape[1:].numel(), (), generator=generator))
         rows[:, 3].flatten(1)[:, element] = (-1) ** seed
-        carried, constant = step.back(rows)
-        for row in range(4):
-            one = [(owner, part[:, row]) for owner, part in carried]
-            offset = None if constant is None else constant[:, row]
-            _check_row(case, arguments, number, rows[:, row], (one, offset), step.error)
+        _check_rows(case, arguments, number, rows, step)
 
 
-def _check_row(
-    case: Case,
-    arguments: list[Any],
-    number: int,
-    row: Tensor,
-    carried: tuple[list[tuple[Interval, Tensor]], Tensor | None],
-    error: Tensor | None,
+def _check_rows(
+    case: Case, arguments: list[Any], number: int, rows: Tensor, step: Relaxation
 ) -> None:
-    sizes: list[Tensor] = []
-    reserve = torch.zeros(2, dtype=torch.float64)
-    if error is not None:
-        reserve = (row.double().abs() * error.double()).flatten(1).sum(1)
-    constant = reserve * 0 if carried[1] is None else carried[1].double()
+    """All rows at once: each searches the box on its own."""
+
+    def by_row(values: Tensor) -> Tensor:
+        return values.double().expand(2, *values.shape[1:]).transpose(0, 1).flatten(0, 1)
+
+    carried, constant = step.back(rows)
+    terms = []
+    for owner, part in carried:
+        place = next(place for place, each in enumerate(arguments) if each is owner)
+        assert part.shape[2:] == owner.shape[1:]
+        terms.append((place, by_row(part)))
+    aims, sizes = by_row(rows), []
+    floor = aims.new_zeros(len(aims)) if constant is None else by_row(constant)
+    if step.error is not None:
+        reserve = rows.double().abs() * step.error.double().unsqueeze(1)
+        floor = floor - by_row(reserve.flatten(2).sum(2))
 
     def gap(point: list[Any]) -> Tensor:
-        value = row.double() * exact(case, point)[number]
+        value = aims * exact(case, point)[number]
         total, size = value.flatten(1).sum(1), value.abs().flatten(1).sum(1)
-        for owner, part in carried[0]:
-            place = next(place for place, each in enumerate(arguments) if each is owner)
-            assert part.shape[1:] == owner.shape[1:]
-            term = part.double() * point[place]
+        for place, part in terms:
+            term = part * point[place]
             total, size = total - term.flatten(1).sum(1), size + term.abs().flatten(1).sum(1)
         sizes.append(size.detach())
-        return total + reserve - constant
+        return total - floor
 
-    descend(arguments, gap, lambda found: -1e-14 * sizes[-1])
+    descend(_copies(arguments, rows.shape[1]), gap, lambda found: -1e-14 * sizes[-1])
 
 
 def check_evaluation(case: Case, radius: float, seed: int = 0) -> None:

@@ -11,66 +11,8 @@ import torch
 
 from pytest_triguard.verification.intervals import Interval
 from pytest_triguard.verification.operators import TABLE, Unsupported, division
-from tests.verification.enclosures import (
-    RADII,
-    Case,
-    box,
-    check_evaluation,
-    check_interval,
-    check_point,
-    check_relaxation,
-    lowest,
-)
-
-
-def away(sign):
-    """Return ends of which those of the divisor are on one side of zero."""
-
-    def draw(place, low, high):
-        if place == 0:
-            return low, high
-        near, wide = 0.1 + low.abs(), high - low
-        return (near, near + wide) if sign > 0 else (-near - wide, -near)
-
-    return draw
-
-
-CASES = {
-    "positive": Case(truediv, truediv, ((3, 4), (3, 4)), draw=away(1)),
-    "negative": Case(truediv, truediv, ((3, 4), (3, 4)), draw=away(-1)),
-    "broadcast": Case("div", torch.div, ((3, 4), (3, 1)), draw=away(1)),
-    "wider divisor": Case("div", torch.div, ((3, 1), (3, 4)), draw=away(-1)),
-    "of a constant": Case(truediv, truediv, ((3, 4), (3, 4)), draw=away(1), constants=(0,)),
-    "of a smaller constant": Case(truediv, truediv, ((4,), (3, 4)), draw=away(-1), constants=(0,)),
-    "by a constant": Case(truediv, truediv, ((3, 4), (3, 4)), constants=(1,)),
-}
-names = pytest.mark.parametrize("name", CASES)
-dtypes = pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-
-
-@names
-@dtypes
-def test_every_result_is_in_the_interval(name, dtype):
-    for radius in RADII:
-        check_interval(CASES[name], radius, dtype)
-
-
-@names
-@dtypes
-def test_carried_rows_hold(name, dtype):
-    for radius in RADII:
-        check_relaxation(CASES[name], radius, dtype)
-
-
-@names
-def test_the_module_in_float32_is_within_the_stated_error(name):
-    for radius in RADII:
-        check_evaluation(CASES[name], radius)
-
-
-@names
-def test_a_point_is_its_own_bound(name):
-    check_point(CASES[name], 1e-13)
+from tests.verification.enclosures import box, lowest
+from tests.verification.operator_table import DIVISION
 
 
 def test_a_quotient_holds_its_exact_rational_range():
@@ -104,7 +46,7 @@ def test_a_divisor_that_may_be_zero_leaves_nothing_known(ends):
 
 
 def test_the_relaxation_is_exact_to_first_order():
-    case, slack = CASES["positive"], []
+    case, slack = DIVISION["positive"], []
     for radius in (1e-3, 1e-4):
         arguments = box(case, radius, torch.float64)
         rows = torch.randn(2, 4, 3, 4, generator=torch.Generator().manual_seed(2)).double()

@@ -12,91 +12,8 @@ from torch.nn import functional
 
 from pytest_triguard.verification.intervals import Interval
 from pytest_triguard.verification.operators import TABLE, Unsupported
-from tests.verification.enclosures import (
-    RADII,
-    Case,
-    box,
-    check_evaluation,
-    check_interval,
-    check_point,
-    check_relaxation,
-    lowest,
-)
-
-GENERATOR = torch.Generator().manual_seed(5)
-WEIGHT, BIAS = torch.randn(2, 6, generator=GENERATOR)
-WIDE = torch.randn(3, 4, generator=GENERATOR)
-
-
-def far(place, low, high):
-    return low + 300, high + 300
-
-
-CASES = {
-    "layer": Case(
-        functional.layer_norm,
-        functional.layer_norm,
-        ((5, 6),),
-        {"normalized_shape": (6,), "weight": WEIGHT, "bias": BIAS, "eps": 1e-6},
-    ),
-    "layer over two": Case(
-        functional.layer_norm,
-        functional.layer_norm,
-        ((2, 3, 4),),
-        {"normalized_shape": (3, 4), "weight": WIDE, "eps": 0.1},
-    ),
-    "layer far from zero": Case(
-        functional.layer_norm, functional.layer_norm, ((5, 6),), {"normalized_shape": [6]}, far
-    ),
-    "single": Case(
-        functional.layer_norm, functional.layer_norm, ((5, 1),), {"normalized_shape": (1,)}
-    ),
-    "pair": Case(
-        functional.layer_norm, functional.layer_norm, ((5, 2),), {"normalized_shape": (2,)}
-    ),
-    "group": Case(
-        functional.group_norm,
-        functional.group_norm,
-        ((6, 2, 3),),
-        {"num_groups": 3, "weight": WEIGHT, "bias": BIAS},
-    ),
-    "instance": Case(
-        functional.instance_norm,
-        functional.instance_norm,
-        ((6, 3, 3),),
-        {"weight": WEIGHT, "bias": BIAS, "eps": 1e-3},
-    ),
-}
-names = pytest.mark.parametrize("name", CASES)
-radii = pytest.mark.parametrize("radius", RADII)
-dtypes = pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-
-
-@names
-@radii
-@dtypes
-def test_every_result_is_in_the_interval(name, radius, dtype):
-    for seed in range(2):
-        check_interval(CASES[name], radius, dtype, seed)
-
-
-@names
-@radii
-@dtypes
-def test_carried_rows_hold(name, radius, dtype):
-    for seed in range(2):
-        check_relaxation(CASES[name], radius, dtype, seed)
-
-
-@names
-@radii
-def test_the_module_in_float32_is_within_the_stated_error(name, radius):
-    check_evaluation(CASES[name], radius)
-
-
-@names
-def test_a_point_is_its_own_bound(name):
-    check_point(CASES[name], 1e-8 if "far" in name else 1e-10)
+from tests.verification.enclosures import box, lowest
+from tests.verification.operator_table import NORMALISATION
 
 
 def ends_by_search(lower, upper):
@@ -130,7 +47,7 @@ def test_no_result_exceeds_the_root_of_the_size():
 
 def test_the_relaxation_is_exact_to_first_order():
     """Where the box is small the bound of rows is that of their gradient, less second order."""
-    case = CASES["layer"]
+    case = NORMALISATION["layer"]
     slack = []
     for radius in (1e-3, 1e-4):
         arguments = box(case, radius, torch.float64)
