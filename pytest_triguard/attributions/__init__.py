@@ -18,12 +18,14 @@ _FAMILY: Family[Attribution] = Family(
         "expected_gradients": "pytest_triguard.attributions.expected_gradients:ExpectedGradients",
         "fast_ig": "pytest_triguard.attributions.fast_ig:FastIG",
         "gradient_x_input": "pytest_triguard.attributions.gradient_x_input:GradientXInput",
+        "guided_ig": "pytest_triguard.attributions.guided_ig:GuidedIG",
         "ig_sg": "pytest_triguard.attributions.ig_sg:IGSG",
         "ig_sq": "pytest_triguard.attributions.ig_sg:IGSQ",
         "ig_uniform": "pytest_triguard.attributions.ig_uniform:IGUniform",
         "integrated_gradients": (
             "pytest_triguard.attributions.integrated_gradients:IntegratedGradients"
         ),
+        "occlusion": "pytest_triguard.attributions.occlusion:Occlusion",
         "saliency": "pytest_triguard.attributions.saliency:Saliency",
         "smoothgrad": "pytest_triguard.attributions.smoothgrad:SmoothGrad",
         "smoothgrad_squared": "pytest_triguard.attributions.smoothgrad:SmoothGradSquared",

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from captum.attr import InputXGradient, IntegratedGradients, NoiseTunnel
+from captum.attr import Occlusion as CaptumOcclusion
 from captum.attr import Saliency as CaptumSaliency
 from torch import Tensor, nn
 
@@ -36,6 +37,7 @@ class Row:
         many: Name of the hyperparameter that says how many gradients are averaged, or None.
         random: Whether it draws.
         never_negative: Whether its maps have no sign.
+        finite: Whether its maps are finite even where the gradient is not.
         degree: Power of the output's scale that its maps scale with.
         networks: Networks it is tested on, of those in `SHAPES`.
     """
@@ -51,6 +53,7 @@ class Row:
     many: str | None = None
     random: bool = False
     never_negative: bool = False
+    finite: bool = False
     degree: int = 1
     networks: tuple[str, ...] = tuple(SHAPES)
 
@@ -82,6 +85,17 @@ def _tunnel(kind: str, *, times_input: bool = False) -> Peer:
         return inputs * gradients if times_input else gradients
 
     return explain
+
+
+def pixel_products(inputs: Tensor, weights: Tensor) -> Tensor:
+    """Return weight times input, summed over channels and spread over them."""
+    products = inputs * weights
+    return products.mean(1, keepdim=True).expand_as(products)
+
+
+def without_each(inputs: Tensor, form: Tensor) -> Tensor:
+    """Return by how much the quadratic output falls when each element is set to zero."""
+    return inputs * (inputs @ form) - inputs**2 * form.diagonal() / 2
 
 
 def from_uniform_references(inputs: Tensor, form: Tensor) -> Tensor:
@@ -191,6 +205,40 @@ TABLE = (
         few={"copies": 5},
         many="copies",
         random=True,
+    ),
+    Row(
+        "guided_ig",
+        linear=lambda inputs, weights: inputs * weights,
+        quadratic=None,
+        peer=None,
+        missing={
+            "quadratic": "the path depends on the gradients",
+            "peer": "Captum has no such method; a test of its own follows one image by hand",
+        },
+        defaults={
+            "baseline": "zero",
+            "steps": 200,
+            "fraction": 0.25,
+            "max_distance": 0.02,
+            "mode": "canonical",
+        },
+        few={"steps": 5},
+        many="steps",
+    ),
+    Row(
+        "occlusion",
+        linear=pixel_products,
+        quadratic=without_each,
+        peer=lambda network, inputs, targets: (
+            CaptumOcclusion(network).attribute(
+                inputs, (inputs.shape[1], 3, 3), (inputs.shape[1], 2, 2), target=targets
+            )
+            / inputs.shape[1]
+        ),
+        agreeing={"window": 3, "stride": 2},
+        defaults={"baseline": "zero", "window": None, "stride": None},
+        few={"window": 1},
+        finite=True,
     ),
     Row(
         "smoothgrad",

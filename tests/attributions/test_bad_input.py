@@ -70,6 +70,28 @@ OF_ONE = [
         InputError,
         "baseline must be a floating tensor (C, H, W) or (N, C, H, W), but a Tensor of shape (2, 3",
     ),
+    ("guided_ig", {"fraction": 0}, InputError, "fraction must be from 0 to 1 (0 excluded), but 0"),
+    ("guided_ig", {"steps": 0}, InputError, "steps must be at least 1, but 0 came"),
+    (
+        "guided_ig",
+        {"max_distance": 2},
+        InputError,
+        "max_distance must be from 0 to 1, but 2 came",
+    ),
+    ("guided_ig", {"mode": "paper"}, InputError, "mode must be one of 'canonical', 'reference', "),
+    ("occlusion", {"window": 0}, InputError, "window must be at least 1, but 0 came"),
+    (
+        "occlusion",
+        {"window": 2, "stride": 3},
+        InputError,
+        "stride must be at most the window, 2, so that every pixel is hidden once, but 3 came",
+    ),
+    ("ig_uniform", {"references": 0}, InputError, "references must be at least 1, but 0 came"),
+    ("ig_sg", {"points": 0}, InputError, "points must be at least 1, but 0 came"),
+    ("ig_sg", {"keep": "some"}, InputError, "keep must be one of 'all', 'valid_references', 'v"),
+    ("ig_sq", {"noise_level": -1}, InputError, "noise_level must be at least 0, but -1 came"),
+    ("unigrad", {"radius": -1}, InputError, "radius must be at least 0, but -1 came"),
+    ("expected_gradients", {"copies": 0}, InputError, "copies must be at least 1, but 0 came"),
     ("smoothgrad", {"copies": 0}, InputError, "copies must be at least 1, but 0 came"),
     (
         "smoothgrad",
@@ -165,7 +187,9 @@ class Kink(nn.Module):
         return torch.stack([root.sum(1), -root.sum(1)], 1)
 
 
-@pytest.mark.parametrize("row", [row for row in TABLE if not row.many], ids=lambda row: row.name)
+@pytest.mark.parametrize(
+    "row", [row for row in TABLE if not (row.many or row.finite)], ids=lambda row: row.name
+)
 def test_a_map_that_is_not_finite_is_refused(row):
     inputs = images((1, 3, 4), 4) * 0.5 + 0.25
     inputs[2, 0, 1, 1] = 0.0
