@@ -52,7 +52,8 @@ class Quadratic(nn.Module):
 
     def forward(self, inputs: Tensor) -> Tensor:
         flat = inputs.flatten(1)
-        return torch.einsum("ni,kij,nj->nk", flat, self.forms, flat) / 2
+        slopes = torch.einsum("ni,kij->nkj", flat, self.forms)
+        return (slopes * flat.unsqueeze(1)).sum(2) / 2
 
 
 def _linear() -> nn.Module:

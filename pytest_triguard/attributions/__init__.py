@@ -15,6 +15,7 @@ __all__ = ["Attribution", "Setup", "consistent_setup", "get", "names", "recalibr
 _FAMILY: Family[Attribution] = Family(
     "attribution",
     {
+        "deeplift": "pytest_triguard.attributions.deeplift:DeepLIFT",
         "expected_gradients": "pytest_triguard.attributions.expected_gradients:ExpectedGradients",
         "fast_ig": "pytest_triguard.attributions.fast_ig:FastIG",
         "gradient_x_input": "pytest_triguard.attributions.gradient_x_input:GradientXInput",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor
@@ -18,6 +19,7 @@ def input_gradient(
     objective: Objective,
     *,
     through: Callable[[Tensor], Tensor] | None = None,
+    rules: AbstractContextManager[object] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Return the gradient of an objective at some points, and the logits there.
 
@@ -31,6 +33,7 @@ def input_gradient(
         objective: From logits and classes to `(N,)`.
         through: A differentiable map from the points to what the network sees, or None; the
             gradient is taken through it.
+        rules: Backward rules that hold for network and objective, or None.
 
     Returns:
         The gradient `(N, C, H, W)` and the logits `(N, K)`, both detached. A sample whose
@@ -39,8 +42,9 @@ def input_gradient(
     with torch.inference_mode(False), torch.enable_grad():
         points = points.clone() if points.is_inference() else points.detach()
         points.requires_grad_()
-        logits = model.logits(points if through is None else through(points))
-        total = objective(logits, classes).sum()
+        with rules or nullcontext():
+            logits = model.logits(points if through is None else through(points))
+            total = objective(logits, classes).sum()
         if not total.requires_grad:
             return torch.zeros_like(points), logits.detach()
         (gradient,) = torch.autograd.grad(total, points, allow_unused=True)

@@ -38,6 +38,7 @@ class Row:
         random: Whether it draws.
         never_negative: Whether its maps have no sign.
         finite: Whether its maps are finite even where the gradient is not.
+        invariant: Whether its maps depend on what the network computes and not on how.
         degree: Power of the output's scale that its maps scale with.
         networks: Networks it is tested on, of those in `SHAPES`.
     """
@@ -54,6 +55,7 @@ class Row:
     random: bool = False
     never_negative: bool = False
     finite: bool = False
+    invariant: bool = True
     degree: int = 1
     networks: tuple[str, ...] = tuple(SHAPES)
 
@@ -207,6 +209,15 @@ TABLE = (
         random=True,
     ),
     Row(
+        "deeplift",
+        linear=lambda inputs, weights: inputs * weights,
+        quadratic=lambda inputs, form: inputs * (inputs @ form) / 2,
+        peer=None,
+        missing={"peer": "Captum's is wrong behind max-pools; a test of its own says where"},
+        defaults={"baseline": "zero", "reused": "refuse"},
+        invariant=False,
+    ),
+    Row(
         "guided_ig",
         linear=lambda inputs, weights: inputs * weights,
         quadratic=None,
@@ -275,6 +286,9 @@ every_row_and_network = pytest.mark.parametrize(
 )
 noisy_rows = pytest.mark.parametrize(
     "row", [row for row in TABLE if row.name.startswith("smoothgrad")], ids=lambda row: row.name
+)
+invariant_rows = pytest.mark.parametrize(
+    "row", [row for row in TABLE if row.invariant], ids=lambda row: row.name
 )
 random_rows = pytest.mark.parametrize(
     "row", [row for row in TABLE if row.random], ids=lambda row: row.name

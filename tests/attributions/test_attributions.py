@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import math
-
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -22,12 +18,12 @@ from tests.attributions.table import (
     close,
     every_row,
     every_row_and_network,
+    invariant_rows,
     noisy_rows,
 )
 from tests.networks import CLASSES, SHAPES, Quadratic, Recorder, bare, images, problem
 from tests.sessions import with_settings
 
-few = settings(max_examples=20, deadline=None)
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-12}
 
 
@@ -186,7 +182,7 @@ class Output(nn.Module):
 
 
 @pytest.mark.parametrize("output", ["probability", "log_probability", "contrast"])
-@every_row
+@invariant_rows
 def test_another_output_is_the_logit_of_a_network_that_gives_it(row, output):
     subject, inputs, targets = problem("conv", 4)
     found = row.method(output=output)(subject, inputs, targets)
@@ -387,18 +383,24 @@ def test_the_ambient_gradient_mode_does_not_matter(row):
         assert not found.requires_grad, mode
 
 
-@few
-@given(
-    seed=st.integers(0, 10**6),
-    scale=st.floats(0.01, 100),
-    row=st.sampled_from(TABLE),
-    shape=st.tuples(st.integers(1, 3), st.integers(1, 4), st.integers(1, 4)),
-)
-def test_maps_scale_with_the_output(seed, scale, row, shape):
-    inputs, form = images(shape, 3, seed=seed), forms(math.prod(shape), seed)
-    single, scaled = (
-        row.method()(Classifier(Quadratic(each)), inputs, 1) for each in (form, form * scale)
-    )
+class Scaled(nn.Module):
+    """Logits times a number."""
+
+    def __init__(self, inner: nn.Module, scale: float) -> None:
+        super().__init__()
+        self.inner = inner
+        self.scale = scale
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.inner(inputs) * self.scale
+
+
+@pytest.mark.parametrize("scale", [0.01, 300.0])
+@every_row
+def test_maps_scale_with_the_output(row, scale):
+    subject, inputs, targets = problem("conv", 3)
+    single = row.method()(subject, inputs, targets)
+    scaled = row.method()(Classifier(Scaled(bare(subject), scale)), inputs, targets)
     assert close(scaled, single * scale**row.degree, 1e-9)
 
 

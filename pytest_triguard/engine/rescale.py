@@ -1,0 +1,255 @@
+"""The rescale rule of DeepLIFT: going backward by differences from a reference.
+
+Every operator that is not affine gets a multiplier in place of its derivative, such that
+multipliers times differences of the input sum to the difference of the output. The chain of all of
+them then splits the change of the output among the inputs exactly. An operator without a rule is
+refused by name, and so is one whose result hides what it depends on: see `affine`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pytest_triguard.engine.backward_rules import (
+    BackwardRules,
+    Function,
+    carries_gradient,
+    in_place,
+    operator_name,
+)
+from pytest_triguard.errors import ModelError
+
+_NAMES = """
+    relu relu6 leaky_relu prelu elu selu celu gelu silu mish sigmoid logsigmoid tanh softplus
+    softsign hardtanh hardswish hardsigmoid hardshrink softshrink tanhshrink threshold abs clamp
+    clamp_min clamp_max clip exp expm1 log log1p sqrt rsqrt square reciprocal sin cos erf
+"""
+_ELEMENTWISE = frozenset(_NAMES.split())
+_LARGEST = frozenset(("max_pool2d", "adaptive_max_pool2d", "amax", "amin"))
+_BILINEAR = frozenset(("mul", "multiply", "matmul", "bmm", "mm"))
+_QUOTIENTS = frozenset(("div", "divide", "true_divide"))
+_READS = frozenset({"item", "tolist", "__bool__", "__float__", "__int__"})
+_SHAPES_ONLY = ("_like", "new_")
+"""Parts of the names of operators that take no more than a shape from a tensor."""
+
+NODES = frozenset({"_Stand", "_Largest"})
+"""Names of the nodes that the rules leave in autograd's graph."""
+
+Run = Callable[[Tensor], Tensor]
+
+
+class Rescale(BackwardRules):
+    """Rules that know the differences from a reference.
+
+    The network runs on the reference first, in the block of `reading`, and then on the samples, in
+    the block of the rules themselves; both must call the same operators.
+
+    Args:
+        method: Name of the method, for messages.
+    """
+
+    def __init__(self, method: str) -> None:
+        super().__init__()
+        self._method = method
+        self._reading = False
+        self._read: list[tuple[str, Tensor, int]] = []
+        self._next = 0
+        self.before_rule: Callable[[str], None] | None = None
+
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """Keep what the operators are given by the reference."""
+        self._read, self._next, self._reading = [], 0, True
+        try:
+            with self:
+                yield
+        finally:
+            self._reading = False
+
+    def apply(self, func: Function, args: Any, kwargs: dict[str, Any]) -> Any:
+        """Return what an operator gives, its multipliers attached."""
+        name = operator_name(func)
+        rule = self._rule(name, args)
+        if rule is not None:
+            if self.before_rule is not None:
+                self.before_rule(name)
+            return rule(func, args, kwargs)
+        result = func(*args, **kwargs)
+        hidden = isinstance(result, Tensor) and not result.requires_grad
+        if name in _READS or (hidden and not any(part in name for part in _SHAPES_ONLY)):
+            raise ModelError(
+                f"{self._method} needs to follow every value through the network, but the operator "
+                f"{name} hides what its result depends on"
+            )
+        return result
+
+    def _rule(self, name: str, args: Any) -> Callable[[Function, Any, dict[str, Any]], Any] | None:
+        if name in _ELEMENTWISE or (name == "pow" and not isinstance(args[1], Tensor)):
+            return self._elementwise
+        if name in _LARGEST:
+            return self._largest
+        if name in ("softmax", "log_softmax"):
+            return self._softmax
+        both = len(args) > 1 and all(map(carries_gradient, args[:2]))
+        if name in _BILINEAR and both:
+            return self._bilinear
+        if name in _QUOTIENTS and carries_gradient(args[1]):
+            return self._quotient
+        return None
+
+    def _beside(self, name: str, values: Tensor) -> Tensor:
+        """Return what the reference gave an operator, or keep it while the reference is read."""
+        if self._reading:
+            own = values.detach()
+            self._read.append((name, own, own._version))
+            return own
+        known = self._next < len(self._read)
+        other, reference, version = self._read[self._next] if known else ("", values, 0)
+        self._next += 1
+        if other != name or reference.shape != values.shape:
+            raise ModelError(
+                f"{self._method} needs the same operators for sample and baseline, but the "
+                f"operator {name} met {other or 'none'}; the network decides by its values"
+            )
+        if reference._version != version:
+            raise ModelError(
+                f"{self._method} needs the input of the operator {name}, but the network "
+                "overwrites it in place"
+            )
+        return reference
+
+    def _elementwise(self, func: Function, args: Any, kwargs: dict[str, Any]) -> Tensor:
+        values, rest = args[0], args[1:]
+        overwrites = in_place(func, rest, kwargs)
+
+        def run(inputs: Tensor) -> Tensor:
+            given: Tensor = func(inputs.clone() if overwrites else inputs, *rest, **kwargs)
+            return given
+
+        own = values.detach().clone() if overwrites else values.detach()
+        reference = self._beside(operator_name(func), own)
+        slope, result = _slope(run, own)
+        factor = _ratio(result - run(reference), own, reference, slope)
+        result = _stand(values * factor, result)
+        return values.copy_(result) if overwrites else result
+
+    def _bilinear(self, func: Function, args: Any, kwargs: dict[str, Any]) -> Tensor:
+        first, second = args
+        name = operator_name(func)
+        means = [(each.detach() + self._beside(name, each)) / 2 for each in (first, second)]
+        plain: Callable[[Tensor, Tensor], Tensor] = getattr(torch, name)
+        result = plain(first.detach(), second.detach())
+        parts = plain(first, means[1]) + plain(means[0], second)
+        result = _stand(parts, result)
+        return first.copy_(result) if in_place(func, (), kwargs) else result
+
+    def _quotient(self, func: Function, args: Any, kwargs: dict[str, Any]) -> Tensor:
+        first, second = args[:2]
+        inverse = self._elementwise(torch.reciprocal, (second,), {})
+        if not carries_gradient(first):
+            return first * inverse
+        result = self._bilinear(torch.mul, (first, inverse), {})
+        return first.copy_(result) if in_place(func, (), kwargs) else result
+
+    def _largest(self, func: Function, args: Any, kwargs: dict[str, Any]) -> Tensor:
+        values, rest = args[0], args[1:]
+        own = values.detach()
+        reference = self._beside(operator_name(func), values)
+
+        def run(inputs: Tensor) -> Tensor:
+            given: Any = func(inputs, *rest, **kwargs)
+            result: Tensor = given[0] if isinstance(given, tuple) else given
+            return result
+
+        result: Tensor = _Largest.apply(values, own, reference, run)
+        return result
+
+    def _softmax(self, func: Function, args: Any, kwargs: dict[str, Any]) -> Tensor:
+        """Take a softmax for what it is made of: exponentials, their sum, and a product."""
+        values, name = args[0], operator_name(func)
+        dim = kwargs["dim"] if "dim" in kwargs else args[1]
+        own, reference = values.detach(), self._beside(name, values)
+        shift = torch.maximum(own.amax(dim, keepdim=True), reference.amax(dim, keepdim=True))
+        powers, others = (own - shift).exp(), (reference - shift).exp()
+        total, base = powers.sum(dim, keepdim=True), others.sum(dim, keepdim=True)
+        factor = _ratio(powers - others, own, reference, powers)
+        if name == "log_softmax":
+            slope = _ratio((total / base).log(), total, base, 1 / total)
+            parts = values - slope * (values * factor).sum(dim, keepdim=True)
+        else:
+            slope = _ratio(1 / total - 1 / base, total, base, -1 / total**2)
+            parts = values * factor * ((1 / total + 1 / base) / 2)
+            parts = parts + (powers + others) / 2 * slope * (values * factor).sum(dim, keepdim=True)
+        result: Tensor = func(own, *args[1:], **kwargs)
+        return _stand(parts, result)
+
+
+def _slope(run: Run, values: Tensor) -> tuple[Tensor, Tensor]:
+    """Return derivative and result of an elementwise function."""
+    with torch.enable_grad():
+        leaf = values.detach().requires_grad_()
+        result = run(leaf)
+        (slope,) = torch.autograd.grad(result.sum(), leaf)
+    return slope, result.detach()
+
+
+def _ratio(change: Tensor, values: Tensor, reference: Tensor, slope: Tensor) -> Tensor:
+    """Return change by difference, and the slope where the difference is lost in rounding."""
+    difference = values - reference
+    least = torch.finfo(values.dtype).eps ** 0.75
+    usable = difference.abs() > least * (values.abs() + reference.abs())
+    return torch.where(usable, change / difference, slope)
+
+
+class _Stand(torch.autograd.Function):
+    """A value that goes backward as another one does."""
+
+    @staticmethod
+    def forward(ctx: Any, stand: Tensor, value: tuple[Tensor]) -> Tensor:
+        return value[0]  # in a tuple, so that it is no input, whose view could not be overwritten
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        return gradients[0], None
+
+
+def _stand(stand: Tensor, value: Tensor) -> Tensor:
+    """Return a value that goes backward as `stand` does."""
+    result: Tensor = _Stand.apply(stand, (value,))
+    return result
+
+
+class _Largest(torch.autograd.Function):
+    """A maximum whose change is given to the places that hold it.
+
+    Where the sample has the larger maximum, the change belongs to the place of that maximum; else
+    to the place of the reference's.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, own: Tensor, reference: Tensor, run: Run) -> Tensor:
+        ctx.run = run
+        ctx.save_for_backward(own, reference)
+        return run(own)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:
+        own, reference = ctx.saved_tensors
+        with torch.enable_grad():
+            ends = [each.detach().requires_grad_() for each in (own, reference)]
+            found, base = (ctx.run(each) for each in ends)
+        top = torch.maximum(found.detach(), base.detach())
+        plain, gained, lost = (
+            torch.autograd.grad(result, end, gradients[0] * weight, retain_graph=True)[0]
+            for result, end, weight in (
+                (found, ends[0], torch.ones_like(top)),
+                (found, ends[0], top - base.detach()),
+                (base, ends[1], found.detach() - top),
+            )
+        )
+        return _ratio(gained + lost, own, reference, plain), None, None, None
