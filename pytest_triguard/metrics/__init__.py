@@ -6,11 +6,20 @@ A new metric is one file with a class, and one line in the table below.
 from __future__ import annotations
 
 from pytest_triguard.metrics.base import Metric
+from pytest_triguard.metrics.correlations import Correlation, correlations
 from pytest_triguard.metrics.model_metric import ModelMetric
 from pytest_triguard.metrics.pair import PairMetric
 from pytest_triguard.registry import Family
 
-__all__ = ["Metric", "ModelMetric", "PairMetric", "get", "names"]
+__all__ = [
+    "Correlation",
+    "Metric",
+    "ModelMetric",
+    "PairMetric",
+    "correlations",
+    "get",
+    "names",
+]
 
 _FAMILY: Family[Metric] = Family(
     "metric",

@@ -10,12 +10,12 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from pytest_triguard.attributions.base import known_logits, with_logits
+from pytest_triguard.attributions.base import known_logits, known_targets, with_logits
 from pytest_triguard.attributions.baselines import Baseline, baseline_inputs, check_baseline
 from pytest_triguard.engine.model import Model
 from pytest_triguard.engine.samples import Batch
 from pytest_triguard.metrics.base import at_least_single
-from pytest_triguard.metrics.model_metric import OutputMetric, known_targets
+from pytest_triguard.metrics.model_metric import OutputMetric
 
 
 @dataclass(frozen=True, kw_only=True)

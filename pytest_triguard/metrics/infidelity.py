@@ -10,12 +10,12 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from pytest_triguard.attributions.base import known_logits, with_logits
+from pytest_triguard.attributions.base import known_logits, known_targets, with_logits
 from pytest_triguard.engine import draws
 from pytest_triguard.engine.model import Model
 from pytest_triguard.engine.samples import Batch
 from pytest_triguard.metrics.base import at_least_single
-from pytest_triguard.metrics.model_metric import OutputMetric, known_targets, over_copies
+from pytest_triguard.metrics.model_metric import OutputMetric, over_copies
 from pytest_triguard.validation import flag, number, whole
 
 

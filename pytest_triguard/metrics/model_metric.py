@@ -152,10 +152,3 @@ def over_copies(
     rows = torch.arange(len(batch) * copies, device=model.device)
     found = model.chunk.map(lambda some: evaluate(some // copies, some % copies), rows)
     return found.view(len(batch), copies, *found.shape[1:])
-
-
-def known_targets(batch: Batch) -> Tensor:
-    """Return the targets of a batch that is known to have them."""
-    if batch.targets is None:
-        raise TypeError("the samples have targets")
-    return batch.targets

@@ -16,12 +16,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from pytest_triguard.attributions.base import known_logits, with_logits
+from pytest_triguard.attributions.base import known_logits, known_targets, with_logits
 from pytest_triguard.engine import draws
 from pytest_triguard.engine.model import Model
 from pytest_triguard.engine.objectives import Objective
 from pytest_triguard.engine.samples import Batch
-from pytest_triguard.metrics.model_metric import known_targets
 
 Direction = Literal["deletion", "insertion"]
 

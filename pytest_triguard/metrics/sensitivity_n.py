@@ -9,13 +9,13 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from pytest_triguard.attributions.base import known_logits, with_logits
+from pytest_triguard.attributions.base import known_logits, known_targets, with_logits
 from pytest_triguard.attributions.baselines import Baseline, baseline_inputs, check_baseline
 from pytest_triguard.engine import draws
 from pytest_triguard.engine.model import Model
 from pytest_triguard.engine.samples import Batch
 from pytest_triguard.metrics.base import scaled
-from pytest_triguard.metrics.model_metric import OutputMetric, known_targets, over_copies
+from pytest_triguard.metrics.model_metric import OutputMetric, over_copies
 from pytest_triguard.metrics.removal import ranks
 from pytest_triguard.metrics.topk_intersection import check_k, top_count
 from pytest_triguard.validation import whole
