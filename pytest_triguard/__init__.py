@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from pytest_triguard import attributions as attributions
     from pytest_triguard import backdoors as backdoors
     from pytest_triguard import metrics as metrics
+    from pytest_triguard import pictures as pictures
     from pytest_triguard import strategies as strategies
     from pytest_triguard import verification as verification
     from pytest_triguard.assertions import assert_accuracy as assert_accuracy
@@ -33,7 +34,10 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _FAMILIES = ("attacks", "attributions", "backdoors", "metrics", "verification")
-_NEEDS_MORE = ("strategies",)  # not in __all__: not every install has the package they need
+_NEEDS_MORE = (
+    "pictures",
+    "strategies",
+)  # not in __all__: not every install has the package they need
 _HOMES = {
     "Classifier": "classifier",
     "Measurement": "measurement",

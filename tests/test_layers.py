@@ -38,6 +38,7 @@ LAYERS = (
     "backdoors",
     "attributions",
     "metrics",
+    "pictures",
     "attacks",
     "verification",
     "checks",
