@@ -101,7 +101,7 @@ class GradientSteps(Attack):
 
     def stream(self, model: Model, batches: Iterable[Batch]) -> Iterator[Outcome]:
         """Attack labelled batches and hand out outcomes in the order in which they finish."""
-        return search(model, batches, _Steps(self))
+        return search(model, batches, Steps(self))
 
     def begin(self, model: Model, rows: Rows) -> None:
         """Set what the method carries along with each row, whose points are at their start."""
@@ -122,34 +122,45 @@ class GradientSteps(Attack):
 
 
 @dataclass(frozen=True)
-class _Steps:
-    """The search behind an attack of this family."""
+class Steps:
+    """The search behind an attack of this family; see `engine.iteration.Search`.
+
+    Args:
+        attack: The attack.
+    """
 
     attack: GradientSteps
 
     @property
     def steps(self) -> int:
+        """Steps per start."""
         return self.attack.steps
 
     @property
     def restarts(self) -> int:
+        """Number of starts."""
         return self.attack.restarts
 
     @property
     def stop(self) -> Stop:
+        """Whether a row leaves at its first success."""
         return self.attack.stop
 
     @property
     def record(self) -> bool:
+        """Whether the trajectory is kept."""
         return self.attack.trajectory
 
     def radius(self, positions: list[int]) -> Tensor:
+        """Return the radius of each sample's ball, `(n,)`, on the host."""
         return self.attack.radius(positions)
 
     def passes(self, steps: int) -> int:
+        """Return the gradient passes that a start and so many estimates take."""
         return self.attack.passes(steps)
 
     def begin(self, model: Model, rows: Rows) -> None:
+        """Set `points` for a start."""
         clean, eps, attack = rows["clean"], rows["eps"], self.attack
         bounds = model.bounds(clean.dtype)
         if attack.norm == "linf":
@@ -158,6 +169,7 @@ class _Steps:
         attack.begin(model, rows)
 
     def drawn(self, rows: Rows, bounds: tuple[Tensor, Tensor]) -> Tensor:
+        """Return random points of the balls."""
         clean, eps, attack = rows["clean"], rows["eps"], self.attack
         keys = draws.row_keys(
             rows["keys"],
@@ -169,9 +181,11 @@ class _Steps:
         return project(clean + offset, clean, eps, attack.norm, bounds)
 
     def estimate(self, model: Model, rows: Rows) -> tuple[Tensor, Tensor | None]:
+        """Return the gradient of the loss, and the logits."""
         return self.attack.estimate(model, rows)
 
     def move(self, model: Model, rows: Rows, gradient: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the next points and the direction stepped."""
         attack, clean, eps = self.attack, rows["clean"], rows["eps"]
         direction, length = attack.direction(rows, gradient), attack.step_length(eps)
         points = rows["points"]
@@ -182,7 +196,9 @@ class _Steps:
         return stepped(points, direction, length, clean, eps, attack.norm, bounds), direction
 
     def loss(self, logits: Tensor, rows: Rows) -> Tensor:
+        """Return what is ascended, `(n,)`."""
         return self.attack.ascended(logits, rows)
 
     def won(self, logits: Tensor, rows: Rows) -> Tensor:
+        """Return whether the goal is reached, `(n,)` bool."""
         return reached(logits, rows)

@@ -21,7 +21,7 @@ from pytest_triguard.checks.finding import (
 from pytest_triguard.engine.equality import fingerprint
 from pytest_triguard.running import Run
 from pytest_triguard.verification import Budget, SampleVerdict, Stage, Tally, verify_stream
-from pytest_triguard.verification.cascade import ATTACK_STEPS
+from pytest_triguard.verification.falsifier import ATTACK_STEPS
 from pytest_triguard.verification.verifier import limits
 
 _VALUES = {"proven": 1.0, "falsified": 0.0, "unknown": np.nan, "unsupported": np.nan}

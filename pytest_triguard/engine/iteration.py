@@ -96,6 +96,8 @@ class Outcome:
         passes: Gradient passes each sample needed, all starts together.
         steps: Steps taken since the last start.
         path: Recorded tensors by name, `(n, steps + 1, C, H, W)`; empty where none is kept.
+        broken: Whether the search met a NaN, which leaves open what it did not find; all False
+            unless that is to be told.
     """
 
     positions: list[int]
@@ -108,9 +110,12 @@ class Outcome:
     passes: list[int]
     steps: list[int]
     path: dict[str, Tensor]
+    broken: list[bool]
 
 
-def search(model: Model, batches: Iterable[Batch], method: Search) -> Iterator[Outcome]:
+def search(
+    model: Model, batches: Iterable[Batch], method: Search, *, tells: bool = False
+) -> Iterator[Outcome]:
     """Search from every sample and hand out the outcomes as they come.
 
     Memory is bounded by the chunk, whatever the number of samples.
@@ -119,18 +124,25 @@ def search(model: Model, batches: Iterable[Batch], method: Search) -> Iterator[O
         model: The network.
         batches: Labelled samples, read as they are needed.
         method: What the search does.
+        tells: Whether a search that meets a NaN is told as broken in place of being refused.
 
     Yields:
         Outcomes of a few samples at a time, in the order in which they finish.
+
+    Raises:
+        ModelError: If a search meets a NaN and that is not to be told.
     """
-    yield from _Run(model, batches, method).outcomes()
+    yield from _Run(model, batches, method, tells=tells).outcomes()
 
 
 class _Run:
     """One search: the rows being stepped, those waiting, and those whose last point is unjudged."""
 
-    def __init__(self, model: Model, batches: Iterable[Batch], method: Search) -> None:
+    def __init__(
+        self, model: Model, batches: Iterable[Batch], method: Search, *, tells: bool
+    ) -> None:
         self.model = model
+        self.tells = tells
         self.method = method
         self.feed = Feed(batches, model.device)
         self.look_every = 1 if is_host(model.device) else LOOK_EVERY
@@ -283,9 +295,11 @@ class _Run:
         read += [] if active is None else [active["step"]]
         seen: list[int] = (read[0] if len(read) == 1 else torch.cat(read)).tolist()
         if judged is not None:
-            rows = judged[0]
-            self.refuse_broken(rows, seen[: len(rows)])
-            yield from self.settle(rows, [bool(won) for won in seen[: len(rows)]])
+            rows, flags = judged[0], seen[: len(judged[0])]
+            broken = [flag >= _BROKEN for flag in flags]
+            if not self.tells:
+                self.refuse_broken(rows, broken)
+            yield from self.settle(rows, [bool(flag % _BROKEN) for flag in flags], broken)
         if active is not None:
             yield from self.leave(active, seen[-len(active) :])
         elif self.ready:
@@ -310,7 +324,7 @@ class _Run:
                 before + self.method.passes(taken + 1)
                 for before, taken in zip(left.spent, left.steps, strict=True)
             ]
-            yield _outcome(left, "points", [True] * len(done))
+            yield _outcome(left, "points", [True] * len(done), [False] * len(done))
         if ended:
             left = rows.pick(ended)
             left.steps = [last] * len(ended)
@@ -332,17 +346,17 @@ class _Run:
             won = _keep_best(rows, won, self.method.loss(logits, rows))
         return rows, won + _BROKEN * (rows["highest"].isnan() | ~_defined(logits))
 
-    def refuse_broken(self, rows: Rows, seen: list[int]) -> None:
+    def refuse_broken(self, rows: Rows, broken: list[bool]) -> None:
         """Raise a ModelError if a search met a NaN."""
-        for place, flag in enumerate(seen):
-            if flag >= _BROKEN:
+        for place, flag in enumerate(broken):
+            if flag:
                 raise ModelError(
                     f"the module {type(self.model.module).__name__} must give finite logits and "
                     f"gradients inside the bounds, but the search from sample "
                     f"{rows.ids[place]!r} led to NaN"
                 )
 
-    def settle(self, rows: Rows, won: list[bool]) -> Iterator[Outcome]:
+    def settle(self, rows: Rows, won: list[bool], broken: list[bool]) -> Iterator[Outcome]:
         """Hand out judged rows, or start them again."""
         last = self.method.restarts - 1
         stops = self.method.stop == "success"
@@ -354,7 +368,8 @@ class _Run:
         if over:
             source = "best_points" if self.method.restarts > 1 else "points"
             left = rows.pick(over, _handed_out(source))
-            yield _outcome(left, source, [won[place] for place in over])
+            flags = ([each[place] for place in over] for each in (won, broken))
+            yield _outcome(left, source, *flags)
         if len(over) < len(rows):
             gone = set(over)
             rows = rows.pick([place for place in range(len(rows)) if place not in gone])
@@ -383,7 +398,7 @@ def _handed_out(points: str) -> set[str]:
     return {points, "clean", "labels", "keys", *(f"path_{name}" for name in PATH)}
 
 
-def _outcome(rows: Rows, points: str, success: list[bool]) -> Outcome:
+def _outcome(rows: Rows, points: str, success: list[bool], broken: list[bool]) -> Outcome:
     return Outcome(
         rows.positions,
         rows.ids,
@@ -395,4 +410,5 @@ def _outcome(rows: Rows, points: str, success: list[bool]) -> Outcome:
         rows.spent,
         rows.steps,
         {name: rows[f"path_{name}"] for name in PATH if f"path_{name}" in rows},
+        broken,
     )

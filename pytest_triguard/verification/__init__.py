@@ -28,6 +28,7 @@ from pytest_triguard.verification.result import (
 )
 from pytest_triguard.verification.saliency_drift import saliency_drift_bound
 from pytest_triguard.verification.smoothed_maps import SmoothedMapCertificate, certify_smoothgrad
+from pytest_triguard.verification.specification import TopK
 from pytest_triguard.verification.verifier import bounds, verify, verify_stream
 
 __all__ = [
@@ -44,6 +45,7 @@ __all__ = [
     "Stage",
     "Status",
     "Tally",
+    "TopK",
     "VerificationResult",
     "bounds",
     "certified_accuracy",

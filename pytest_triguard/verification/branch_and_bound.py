@@ -19,7 +19,7 @@ from pytest_triguard.verification.judging import slack_of
 from pytest_triguard.verification.methods import Effort, Margins
 from pytest_triguard.verification.network import Network
 from pytest_triguard.verification.proof_tree import ProofTree
-from pytest_triguard.verification.specification import Rows
+from pytest_triguard.verification.specification import Rows, joint
 from pytest_triguard.verification.splits import Splits
 from pytest_triguard.verification.substitution import Substitution, plainly
 
@@ -39,6 +39,9 @@ class BranchAndBound:
     relaxed, at most 8 where there are only ReLUs, and while more of these are open than inputs
     vary. That is complete in the limit for every network whose relaxations become exact as its box
     shrinks. Balls in L2 and L1 are not halved.
+
+    Where the label is to be among the top k, the k - 1 rows with the least bounds are given up, and
+    all others are to be proven; that is sound, but not complete.
 
     References:
         Wang et al. 2021, "Beta-CROWN: Efficient Bound Propagation with Per-neuron Split
@@ -61,8 +64,9 @@ class BranchAndBound:
     def margins(self, network: Network, region: Interval, rows: Rows, effort: Effort) -> Margins:
         """Return a lower bound of the least row over a set of inputs, and bounds of the logits."""
         bounds, logits, splits = _rooted(network, region, rows, effort)
+        wanted = _without_least(bounds, rows.spare)
         search = Search(
-            bounds,
+            wanted,
             splits.threshold,
             region.shape[1:],
             self.samples(network),
@@ -70,7 +74,7 @@ class BranchAndBound:
             effort.clock,
             keep=effort.keep,
         )
-        search.run(splits.root(bounds), splits.split, splits.bound)
+        search.run(splits.root(wanted), splits.split, splits.bound)
         return Margins(
             search.margin,
             logits,
@@ -109,7 +113,7 @@ class BranchAndBound:
             bounds[0, tree.row] = torch.fmax(bounds[0, tree.row], torch.stack(found).amin())
             count += len(leaves)
         carried = splits.walk.carried + splits.carried
-        return Margins(bounds.amin(1), logits, 2 * (1 + count), carried)
+        return Margins(joint(bounds, rows.spare), logits, 2 * (1 + count), carried)
 
 
 def _rooted(
@@ -119,12 +123,21 @@ def _rooted(
     walk = _taken_apart(walked(network, region, effort), effort)
     spec = matrix(rows, walk.logits)
     bounds, choices = Ascent(effort.budget.steps).best(walk, walk.output, spec)
-    plain = interval_margin(walk.logits, walk.head, rows)
-    meant = (spec != 0).any(2)
-    bounds = torch.where(meant, torch.maximum(bounds, plain[:, None]), torch.inf)
-    logits = slack_logits(walk, bounds.amin(1))
+    if not rows.spare:  # then a bound of the least row is one of every row
+        plain = interval_margin(walk.logits, walk.head, rows)
+        bounds = torch.maximum(bounds, plain[:, None])
+    bounds = torch.where((spec != 0).any(2), bounds, torch.inf)
+    logits = slack_logits(walk, joint(bounds, rows.spare))
     threshold = slack_of(network, logits, rows)
-    return bounds, logits, Splits(walk, spec, choices, threshold, effort)
+    return bounds, logits, Splits(walk, spec, choices, threshold, effort, spare=rows.spare)
+
+
+def _without_least(bounds: Tensor, spare: int) -> Tensor:
+    """Return bounds `(N, S)`, infinite for the `spare` rows of each sample that are least."""
+    if not spare:
+        return bounds
+    order = torch.where(bounds.isnan(), -torch.inf, bounds).argsort(dim=1, stable=True)
+    return bounds.scatter(1, order[:, :spare], torch.inf)
 
 
 def _taken_apart(walk: Substitution, effort: Effort) -> Substitution:

@@ -17,15 +17,13 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from pytest_triguard import attacks
-from pytest_triguard.attacks import Attack
 from pytest_triguard.engine.devices import synchronize
-from pytest_triguard.engine.geometry import NORMS
 from pytest_triguard.engine.model import Model
 from pytest_triguard.engine.samples import Batch, Feed, join
 from pytest_triguard.verification import judging
 from pytest_triguard.verification.budget import Budget, BudgetSpent, Clock
 from pytest_triguard.verification.domains import Domains
+from pytest_triguard.verification.falsifier import falsifier
 from pytest_triguard.verification.float32 import is_ieee
 from pytest_triguard.verification.methods import BOUNDS, FALSIFIERS, Bound, Effort
 from pytest_triguard.verification.network import Network, refuse_unfaithful
@@ -34,9 +32,6 @@ from pytest_triguard.verification.proof_tree import trees
 from pytest_triguard.verification.regions import Region, holds
 from pytest_triguard.verification.result import Decision, SampleVerdict, Stage
 from pytest_triguard.verification.specification import Rows, Specification
-
-ATTACK_STEPS = 20
-"""Steps of the attack that tries to falsify."""
 
 _FIRST = "ibp"
 """The bound that is cheap enough to be run on every sample, whatever is predicted."""
@@ -321,20 +316,23 @@ class Cascade:
 
     def _attacked(self, name: str, open_: _Open, stage: Stage) -> list[SampleVerdict]:
         """Attack what is open; a success is predicted again before it is believed."""
-        attack, without = _falsifier(name, self.region, self.specification, self.seed)
+        attack, without = falsifier(name, self.region, self.specification, self.seed)
         if attack is None:
             stage.samples = 0
             return [judging.because(each, without) for each in open_.verdicts]
+        points, broken = {}, set()
         with self._spending(stage):
-            points = {
-                position: outcome.points[place]
-                for outcome in attack.stream(self.model, [open_.batch])
-                for place, position in enumerate(outcome.positions)
-                if outcome.success[place]
-            }
+            for outcome in attack.stream(self.model, [open_.batch]):
+                for place, position in enumerate(outcome.positions):
+                    if outcome.success[place]:
+                        points[position] = outcome.points[place]
+                    if outcome.broken[place]:
+                        broken.add(position)
             verdicts = self._believed(open_.batch, open_.verdicts, points, attack.name)
+        told = {False: "found no counterexample", True: "met a NaN, which decides nothing"}
         return [
-            judging.because(each, f"{attack.name} found no counterexample") for each in verdicts
+            judging.because(each, f"{attack.name} {told[each.position in broken]}")
+            for each in verdicts
         ]
 
     def _believed(
@@ -414,17 +412,3 @@ def _candidates(block: Batch, points: Tensor) -> dict[int, Tensor]:
         for place, position in enumerate(block.positions)
         if there[place]
     }
-
-
-def _falsifier(
-    name: str, region: Region, specification: Specification, seed: int
-) -> tuple[Attack | None, str]:
-    """Return an attack, or None and why it cannot be used here."""
-    if specification.rows is not None:
-        return None, f"{name} does not attack rows on the logits"
-    if region.ball is None:
-        return None, f"{name} does not attack boxes"
-    eps, norm = region.ball
-    if norm not in NORMS:
-        return None, f"{name} does not attack in {norm}"
-    return attacks.get(name, eps=eps, norm=norm, steps=ATTACK_STEPS, seed=seed), ""

@@ -47,7 +47,8 @@ class Certificate:
         label: Its label, or None where the data has none.
         input: Shape, dtype and hash of the sample.
         specification: What was proven, such as `{"target": None}`: the label's logit minus every
-            other, or minus that of one class; or `{"rows": ...}` on the logits.
+            other, or minus that of one class; `{"top_k": k}`: the label among the k largest; or
+            `{"rows": ...}` on the logits.
         region: Where: `{"norm": ..., "eps": ...}`, or the packed ends of a box.
         method: The method that was asked.
         stage: The stage of it that proved the sample.
@@ -274,6 +275,8 @@ def _plain(sample: Hashable) -> int | str:
 def _specification(asked: Specification, position: int) -> dict[str, Any]:
     if asked.rows is not None:
         return {"rows": asked.rows.tolist()}
+    if asked.top > 1:
+        return {"top_k": asked.top}
     targets = asked.targets
     return {"target": int(targets[position]) if isinstance(targets, Tensor) else targets}
 

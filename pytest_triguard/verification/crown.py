@@ -12,7 +12,7 @@ from pytest_triguard.verification.ibp import interval_margin
 from pytest_triguard.verification.intervals import Interval
 from pytest_triguard.verification.methods import Effort, Margins
 from pytest_triguard.verification.network import Network
-from pytest_triguard.verification.specification import Rows
+from pytest_triguard.verification.specification import Rows, joint
 from pytest_triguard.verification.substitution import Substitution, plainly
 from pytest_triguard.verification.tightening import Solve
 
@@ -55,7 +55,7 @@ class CrownIBP:
         """Return a lower bound of the least row over a set of inputs, and bounds of the logits."""
         walk = self.walked(network, region, effort)
         plain = interval_margin(walk.logits, walk.head, rows)
-        found = walk.least(matrix(rows, walk.logits), self.solve(effort)).amin(1)
+        found = joint(walk.least(matrix(rows, walk.logits), self.solve(effort)), rows.spare)
         margin = torch.where(found > plain, found, plain)
         logits = slack_logits(walk, margin)
         return Margins(margin, logits, 2 * len(margin), walk.carried)

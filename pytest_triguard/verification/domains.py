@@ -58,7 +58,7 @@ class Bounded:
         domains: The domains with their bounds; infinite where a domain is empty.
         last: `(D,)` bool, whether a domain cannot be split any more.
         points: `(D, C, H, W)` where each bound is attained on the relaxation.
-        margins: `(D,)` the least row of the network itself at these points.
+        margins: `(D,)` the margin of the network itself at these points.
     """
 
     domains: Domains

@@ -24,8 +24,9 @@ from pytest_triguard.settings import current_settings
 from pytest_triguard.validation import describe, number, one_of
 from pytest_triguard.verification.budget import Budget, Clock
 from pytest_triguard.verification.budget import parse as parse_budget
-from pytest_triguard.verification.cascade import ATTACK_STEPS, Cascade
+from pytest_triguard.verification.cascade import Cascade
 from pytest_triguard.verification.curve import CertifiedAccuracy, curve
+from pytest_triguard.verification.falsifier import ATTACK_STEPS
 from pytest_triguard.verification.intervals import BALL_NORMS, BallNorm, lengths
 from pytest_triguard.verification.ladder import Among, Anywhere, Bracket, Ladder
 from pytest_triguard.verification.methods import FALSIFIERS, stages

@@ -31,7 +31,7 @@ from pytest_triguard.verification.network import Network, refuse_unfaithful
 from pytest_triguard.verification.operators import Unsupported
 from pytest_triguard.verification.regions import Region
 from pytest_triguard.verification.regions import region as parse_region
-from pytest_triguard.verification.specification import Rows, Specification, check_classes
+from pytest_triguard.verification.specification import Rows, Specification, TopK, check_classes
 from pytest_triguard.verification.specification import parse as parse_specification
 
 _CLOSE = 1e-6
@@ -183,6 +183,8 @@ def _bounded(certificate: Certificate, network: Network, region: Interval, rows:
 
 
 def _specification(values: dict[str, Any]) -> Specification:
+    if "top_k" in values:
+        return parse_specification(TopK(values["top_k"]))
     if "rows" not in values:
         return parse_specification(values.get("target"))
     try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor
@@ -24,6 +24,10 @@ class Rows(Protocol):
     def size(self) -> float:
         """Largest sum of magnitudes in a row."""
 
+    @property
+    def spare(self) -> int:
+        """Number of rows that need not be above zero, whichever they are at a point."""
+
     def times(self, values: Tensor) -> Tensor:
         """Return the rows times values `(n, K)`, as `(n, S)`."""
 
@@ -37,13 +41,47 @@ class Rows(Protocol):
         """Return some rows times weights `(K, D)`, as `(n or 1, rows, D)`."""
 
     def least(self, values: Tensor) -> Tensor:
-        """Return the smallest of values `(n, S)` over the rows that count, `(n,)`."""
+        """Return what values `(n, S)` of the rows say of all that have to hold, `(n,)`."""
 
     def matrix(self, one: Tensor) -> Tensor:
         """Return the rows that count, `(n or 1, rows, K)`, from the identity on the logits."""
 
     def violated(self, logits: Tensor) -> Tensor:
         """Return whether the module's own logits `(n, K)` break the property, `(n,)` bool."""
+
+
+def joint(values: Tensor, spare: int) -> Tensor:
+    """Return the least of values `(n, S)` after the `spare` smallest are left out, `(n,)`.
+
+    Of lower bounds of rows it is a bound that all rows but `spare` of them are above together. What
+    is NaN counts as smallest: it holds nothing, and spares nothing else.
+    """
+    if not spare:
+        return values.amin(1)
+    return torch.where(values.isnan(), -torch.inf, values).kthvalue(spare + 1, dim=1).values
+
+
+@dataclass(frozen=True)
+class TopK:
+    """That the label stays among the classes with the k largest logits.
+
+    That is: everywhere in the region, at most k - 1 other logits exceed the label's. It is proven
+    by K - k differences to other classes that are positive throughout the region, the same
+    classes everywhere; so a proof may be missed where it is now this class and now that one that
+    passes the label. It is broken by an input at which k or more other logits exceed the label's.
+
+    Args:
+        k: From 1, which is as without a specification, to the number of classes minus 1.
+
+    Raises:
+        InputTypeError: If k is not a whole number.
+        InputError: If k is below 1.
+    """
+
+    k: int
+
+    def __post_init__(self) -> None:
+        whole("k", self.k, low=1)
 
 
 @dataclass(frozen=True)
@@ -54,11 +92,13 @@ class Differences:
         labels: `(n,)` int64.
         targets: `(n,)` int64, or None for every other class.
         classes: Number of logits.
+        top: Among how many of the largest logits the label's is to be; 1 with targets.
     """
 
     labels: Tensor
     targets: Tensor | None
     classes: int
+    top: int = 1
 
     @property
     def count(self) -> int:
@@ -69,6 +109,11 @@ class Differences:
     def size(self) -> float:
         """Two ones in a row."""
         return 2.0
+
+    @property
+    def spare(self) -> int:
+        """Number of other classes that may pass the label."""
+        return self.top - 1
 
     def times(self, values: Tensor) -> Tensor:
         """Return the rows times values `(n, K)`, as `(n, S)`."""
@@ -90,10 +135,10 @@ class Differences:
         return own - weight[part].unsqueeze(0)
 
     def least(self, values: Tensor) -> Tensor:
-        """Return the smallest of values `(n, S)` over the rows that count, `(n,)`."""
+        """Return what values `(n, S)` of the rows say of all that have to hold, `(n,)`."""
         if self.targets is None:
             values = values.scatter(1, self.labels.unsqueeze(1), torch.inf)
-        return values.amin(1)
+        return joint(values, self.spare)
 
     def matrix(self, one: Tensor) -> Tensor:
         """Return the rows of every class but the label's own, `(n, rows, K)`."""
@@ -104,7 +149,12 @@ class Differences:
         return one[own] - one[others + (others >= own)]
 
     def violated(self, logits: Tensor) -> Tensor:
-        """Return whether another class is predicted, or the target is not below the label."""
+        """Return whether another class is predicted, or the target is not below the label.
+
+        Where the label is to be among the top k, whether k other logits exceed its own.
+        """
+        if self.spare:
+            return (logits > self._labelled(logits)).sum(1) > self.spare
         if self.targets is None:
             return logits.argmax(1) != self.labels
         return (self.times(logits) <= 0).any(1)
@@ -127,6 +177,7 @@ class Matrix:
 
     rows: Tensor
     size: float
+    spare: ClassVar[int] = 0
 
     @property
     def count(self) -> int:
@@ -169,10 +220,12 @@ class Specification:
     Attributes:
         targets: One class for all samples, one each `(N,)`, or None.
         rows: `(S, K)` rows on the logits, or None.
+        top: Among how many of the largest logits the label's is to be; 1 with targets or rows.
     """
 
     targets: int | Tensor | None = None
     rows: Tensor | None = None
+    top: int = 1
 
     @property
     def needs_labels(self) -> bool:
@@ -204,7 +257,7 @@ class Specification:
             return Matrix(rows, float(self.rows.abs().sum(1).max()))
         if block.labels is None:
             raise InputError("labels are missing: give them beside the inputs, or in the loader")
-        return Differences(block.labels, block.targets, classes)
+        return Differences(block.labels, block.targets, classes, self.top)
 
     def targeted(self, batch: Batch) -> Tensor | None:
         """Return the target of each sample in a batch, `(n,)`, where the batch is; or None.
@@ -239,7 +292,7 @@ def parse(specification: Any) -> Specification:
     Args:
         specification: None for every difference of the label's logit to another; a class, or
             `(N,)` integers, for the difference to that target's; `(S, K)` numbers for rows on the
-            logits, each to stay above zero.
+            logits, each to stay above zero; a `TopK` for a label among the k largest.
 
     Raises:
         InputTypeError: If it is none of these.
@@ -247,6 +300,8 @@ def parse(specification: Any) -> Specification:
     """
     if specification is None or isinstance(specification, Specification):
         return specification or Specification()
+    if isinstance(specification, TopK):
+        return Specification(top=specification.k)
     if not isinstance(specification, Tensor):
         return Specification(targets=whole("specification", specification))
     numbers = not specification.dtype.is_complex and specification.dtype != torch.bool
@@ -256,8 +311,8 @@ def parse(specification: Any) -> Specification:
         return Specification(rows=specification)
     if specification.ndim != 1 or specification.dtype.is_floating_point or not numbers:
         raise InputTypeError(
-            "specification must be None, a class, integers (N,), or rows (S, K) on the logits, but "
-            f"{describe(specification)} came"
+            "specification must be None, a class, integers (N,), rows (S, K) on the logits, or a "
+            f"TopK, but {describe(specification)} came"
         )
     if not specification.numel() or int(specification.min()) < 0:
         raise InputError("specification must name classes from 0, but a negative or empty one came")
@@ -265,11 +320,16 @@ def parse(specification: Any) -> Specification:
 
 
 def check_classes(specification: Specification, classes: int) -> None:
-    """Refuse targets beyond the classes of the classifier.
+    """Refuse targets beyond the classes of the classifier, and a top k of all of them.
 
     Raises:
-        InputError: If a target is.
+        InputError: If that is asked for.
     """
+    if specification.top >= classes:
+        raise InputError(
+            f"specification must name a top k below the {classes} classes, but "
+            f"TopK({specification.top}) came"
+        )
     if specification.targets is None:
         return
     largest = int(torch.as_tensor(specification.targets).max())

@@ -15,6 +15,7 @@ from pytest_triguard.verification.domains import Bounded, Domains
 from pytest_triguard.verification.intervals import Ball, Interval, lengths
 from pytest_triguard.verification.methods import Effort
 from pytest_triguard.verification.proof_tree import started
+from pytest_triguard.verification.specification import joint
 from pytest_triguard.verification.substitution import INPUT, Substitution, Tuning, plainly
 from pytest_triguard.verification.windows import Windowed, whole
 
@@ -40,6 +41,7 @@ class Splits:
         choices: `(N, S, *shape)` choices that the slopes start from, by operator.
         threshold: `(N,)` what a bound has to exceed.
         effort: What may be spent.
+        spare: Number of rows that need not be above zero.
     """
 
     def __init__(
@@ -49,12 +51,15 @@ class Splits:
         choices: dict[Hashable, Tensor],
         threshold: Tensor,
         effort: Effort,
+        *,
+        spare: int = 0,
     ) -> None:
         self.walk = walk
         self.spec = spec
         self.choices = choices
         self.threshold = threshold
         self.effort = effort
+        self.spare = spare
         self.carried = 0
         self.offsets: dict[Hashable, slice] = {}
         self.total = 0
@@ -229,11 +234,11 @@ class Splits:
         return torch.where(halve, place + self.total, relu)
 
     def _margins(self, owner: Tensor, points: Tensor) -> Tensor:
-        """Return the least row at points, by the network in the dtype of the bounds, `(D,)`."""
+        """Return the margin at points, by the network in the dtype of the bounds, `(D,)`."""
         logits = self.walk.network.enclose(Interval(points, points)).logits
         values = (self.spec[owner] @ logits.upper.unsqueeze(2)).squeeze(2)
         meant = (self.spec[owner] != 0).any(2)
-        return torch.where(meant, values, torch.inf).amin(1)
+        return joint(torch.where(meant, values, torch.inf), self.spare)
 
     def _solved(
         self, domain: Domains, bound: Tensor, point: Tensor, *, halved: bool

@@ -19,8 +19,9 @@ from pytest_triguard.settings import current_settings
 from pytest_triguard.validation import describe, flag, one_of
 from pytest_triguard.verification.budget import DEFAULT_SECONDS, Budget
 from pytest_triguard.verification.budget import parse as parse_budget
-from pytest_triguard.verification.cascade import ATTACK_STEPS, Cascade
+from pytest_triguard.verification.cascade import Cascade
 from pytest_triguard.verification.certificate import Issuer
+from pytest_triguard.verification.falsifier import ATTACK_STEPS
 from pytest_triguard.verification.intervals import Interval
 from pytest_triguard.verification.methods import BOUNDS, FALSIFIERS, Bound, Effort, stages
 from pytest_triguard.verification.network import Network
@@ -74,7 +75,8 @@ def verify(
             attack, and then to ever tighter and dearer bounds.
         specification: What is to be positive. None: the label's logit minus every other. A class,
             or integers `(N,)`: minus that target's. Numbers `(S, K)`: each row times the logits;
-            labels are then not needed and no attack is run.
+            labels are then not needed and no attack is run. A `TopK(k)`: that the label is among
+            the k largest logits.
         lower: `(N, C, H, W)` lower ends of boxes around the inputs, in place of `eps`.
         upper: `(N, C, H, W)` upper ends; no attack is run in boxes.
         arithmetic: `"real"`, or `"float32"` for proofs that hold for the module that rounds, which

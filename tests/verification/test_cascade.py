@@ -6,8 +6,9 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from torch import nn
 
-from pytest_triguard import verification
+from pytest_triguard import Classifier, verification
 from pytest_triguard.running import running
 from pytest_triguard.settings import Session, Settings, use_session
 from pytest_triguard.verification import cascade, methods
@@ -159,6 +160,7 @@ class Liar:
                 positions=list(batch.positions),
                 points=self.move(batch.inputs),
                 success=[True] * len(batch),
+                broken=[False] * len(batch),
             )
 
 
@@ -174,9 +176,27 @@ class Liar:
 )
 def test_no_attack_is_believed(move, breaks, norm, monkeypatch):
     """A point counts if the module is wrong there, and if it is in the ball and in the bounds."""
-    monkeypatch.setattr(cascade.attacks, "get", lambda name, **arguments: Liar(move))
+    monkeypatch.setattr(cascade, "falsifier", lambda *arguments: (Liar(move), ""))
     monkeypatch.setitem(methods.STAGES, "auto", ("ibp", "pgd"))
     subject, inputs, labels, result = cascaded(norm=norm, eps=0.1)
     left = [place for place, status in enumerate(result.status) if status == "unknown"]
     assert bool((subject(move(inputs))[left].argmax(1) != labels[left]).any()) == breaks
     assert result.stages[-1].falsified == 0
+
+
+class Overflowing(nn.Module):
+    """Finite everywhere, but with a gradient of NaN where the exponential overflows."""
+
+    def forward(self, inputs):
+        gate = torch.reciprocal((200 * (inputs.flatten(1).sum(1, keepdim=True) - 0.5)).exp() + 1)
+        return torch.cat([gate - 0.25, 0 * gate], 1)
+
+
+def test_a_search_that_meets_a_nan_leaves_its_sample_open_and_no_other(monkeypatch):
+    monkeypatch.setitem(methods.STAGES, "auto", ("pgd",))
+    inputs = torch.tensor([[0.3, 0.25], [0.9, 0.9], [0.28, 0.26]]).view(3, 1, 1, 2)
+    result = verification.verify(
+        Classifier(Overflowing()), inputs, torch.tensor([1, 1, 1]), eps=0.1, method="auto"
+    )
+    assert result.status == ("falsified", "unknown", "falsified")
+    assert result.reason == (None, "pgd met a NaN, which decides nothing", None)

@@ -143,10 +143,11 @@ def test_margins_of_balls_hold_for_points_of_the_ball(name, seed, norm):
 def test_nothing_depends_on_the_chunk(name, rows):
     subject, inputs, labels = problem(name)
     labels[1] = (labels[1] + 1) % CLASSES
+    budget = verification.Budget(domains=12, steps=3)
     with chunked(8):
-        expected = verification.verify(subject, inputs, labels, eps=0.02)
+        expected = verification.verify(subject, inputs, labels, eps=0.02, budget=budget)
     with chunked(rows):
-        result = verification.verify(subject, inputs, labels, eps=0.02)
+        result = verification.verify(subject, inputs, labels, eps=0.02, budget=budget)
     assert result.status == expected.status
     assert result.stage == expected.stage
     assert torch.allclose(result.margin, expected.margin, rtol=0, atol=1e-9)
