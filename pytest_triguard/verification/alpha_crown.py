@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from pytest_triguard.verification.crown import HELD, CrownIBP
-from pytest_triguard.verification.intervals import Interval
+from pytest_triguard.verification.intervals import Interval, per_sample
 from pytest_triguard.verification.methods import Effort
 from pytest_triguard.verification.network import Network
-from pytest_triguard.verification.relaxations import Tunable
+from pytest_triguard.verification.relaxations import NOISE, Tunable
 from pytest_triguard.verification.substitution import Substitution, Tuning, plainly
 from pytest_triguard.verification.tightening import Solve
 from pytest_triguard.verification.windows import Windowed
@@ -151,12 +151,23 @@ def ascend(optimiser: torch.optim.Optimizer, found: Tensor) -> None:
     with torch.enable_grad():
         torch.autograd.backward(torch.where(torch.isfinite(found), found, 0.0).sum())
     with torch.no_grad():
-        for group in optimiser.param_groups:
-            for each in group["params"]:
-                if each.grad is not None:
-                    each.grad.nan_to_num_(0.0, 0.0, 0.0)
+        every = (each.grad for group in optimiser.param_groups for each in group["params"])
+        _clean([each for each in every if each is not None and each.numel()])
         optimiser.step()
         for group in optimiser.param_groups:
             group["lr"] *= _DECAY
             for each in group["params"]:
                 each.clamp_(*group.get("range", (0.0, 1.0)))
+
+
+def _clean(gradients: list[Tensor]) -> None:
+    """Set to zero what is not finite, and what is noise beside a sample's largest element.
+
+    The optimiser divides by the size of what it gets, so that noise would count like a slope.
+    """
+    sizes = [each.nan_to_num_(0.0, 0.0, 0.0).abs().flatten(1).amax(1) for each in gradients]
+    if not sizes:
+        return
+    noise = torch.stack(sizes).amax(0) * NOISE[sizes[0].dtype]
+    for each in gradients:
+        each.masked_fill_(each.abs() <= per_sample(noise, each), 0.0)

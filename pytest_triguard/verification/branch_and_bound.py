@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -63,7 +64,9 @@ class BranchAndBound:
     @torch.no_grad()
     def margins(self, network: Network, region: Interval, rows: Rows, effort: Effort) -> Margins:
         """Return a lower bound of the least row over a set of inputs, and bounds of the logits."""
+        start = time.perf_counter()
         bounds, logits, splits = _rooted(network, region, rows, effort)
+        share = (time.perf_counter() - start) / len(bounds)
         wanted = _without_least(bounds, rows.spare)
         search = Search(
             wanted,
@@ -72,6 +75,7 @@ class BranchAndBound:
             self.samples(network),
             effort.budget.domains,
             effort.clock,
+            seconds=effort.seconds and [each - share for each in effort.seconds],
             keep=effort.keep,
         )
         search.run(splits.root(wanted), splits.split, splits.bound)
@@ -82,6 +86,7 @@ class BranchAndBound:
             splits.walk.carried + splits.carried,
             search.points,
             search.proven,
+            [share + each for each in search.spent],
         )
 
     @torch.no_grad()

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -84,6 +87,9 @@ class Bounded:
 class Search:
     """Splits domains until every one of a sample's is proven, or a point breaks the property.
 
+    It goes in rounds, in each of which so many of every sample's loosest domains are split. Which
+    these are, and where a sample stops, depends on nothing but the sample, time aside.
+
     Args:
         bounds: `(N, S)` bounds of the rows over whole regions; infinite where nothing is to be
             proven.
@@ -91,13 +97,14 @@ class Search:
         shape: Shape of a sample.
         width: Domains bounded at once.
         limit: Domains per sample, or None.
-        clock: The limit in time.
+        clock: The limit in time of all samples together.
+        seconds: What each sample may be charged, or None for no limit.
         keep: Whether what is proven is kept.
 
     Attributes:
-        margin: `(N,)` lower bound of the least row of each sample, as far as the search went.
         points: `(N, C, H, W)` points that may break the property; NaN for none.
         bounded: Domains bounded so far, all samples together.
+        spent: What each sample was charged: its share of the domains that were bounded together.
         proven: The domains that were proven, or None where they are not kept.
     """
 
@@ -110,22 +117,26 @@ class Search:
         limit: int | None,
         clock: Clock,
         *,
+        seconds: Sequence[float] | None = None,
         keep: bool = False,
     ) -> None:
         self.threshold = threshold
         self.width = width
         self.limit = limit
         self.clock = clock
+        self.seconds = seconds
         self.bounded = 0
+        self.spent = [0.0] * len(bounds)
         self.proven: list[Domains] | None = [] if keep else None
         self.points = bounds.new_full((len(bounds), *shape), torch.nan)
+        self._least = torch.full_like(threshold, torch.inf)
         self._closed = torch.where(bounds > threshold[:, None], bounds, torch.inf).amin(1)
         self._count = torch.zeros_like(threshold, dtype=torch.int64)
         self._open: Domains | None = None
 
     @property
     def margin(self) -> Tensor:
-        """Lower bound of the least row of each sample, `(N,)`."""
+        """Lower bound of the least row of each sample, as far as the search went, `(N,)`."""
         least = self._closed.clone()
         if self._open is not None:
             least.scatter_reduce_(0, self._open.owner, self._open.bound, "amin")
@@ -144,36 +155,78 @@ class Search:
             split: From domains to parts that cover them, each with its parent's bound.
             bound: From domains to their bounds.
         """
-        self._open = root
+        half = max(1, self.width // 2)
         try:
-            self._work(root, root.pick(slice(0, 0)), bound)
-            while len(self._open):
-                chosen, rest = self._next(self._open)
+            self._round(root, root.pick(slice(0, 0)), self.width, bound)
+            while self._open is not None and len(self._open):
+                self.clock.check()
+                chosen, rest = self._next(self._open, half)
                 if not len(chosen):
                     return
-                self._work(split(self._open.pick(chosen)), self._open.pick(rest), bound)
+                parents, rest_ = self._open.pick(chosen), self._open.pick(rest)
+                self._round(parents, rest_, half, lambda part: bound(split(part)))
         except BudgetSpent:
             return
 
-    def _work(self, parts: Domains, rest: Domains, bound: Callable[[Domains], Bounded]) -> None:
-        """Bound parts; what they are parts of stays open until all are bounded."""
-        found = [
-            bound(parts.pick(slice(begin, begin + self.width)))
-            for begin in range(0, len(parts), self.width)
-        ]
-        self._open = rest
-        for each in found:
-            self._take(each)
+    def _round(
+        self,
+        domains: Domains,
+        rest: Domains,
+        step: int,
+        bound: Callable[[Domains], Bounded],
+    ) -> None:
+        """Bound domains, or their parts, a few at a time; what is not bounded stays open."""
+        self._open, done = rest, 0
+        try:
+            for begin in range(0, len(domains), step):
+                part = domains.pick(slice(begin, begin + step))
+                alive = self._in_time()[part.owner]
+                late = part.pick((~alive).nonzero().flatten())
+                part = part.pick(alive.nonzero().flatten())
+                if len(part):
+                    with self._charged(part.owner):
+                        found = bound(part)
+                    self._take(found)
+                self._open, done = self._open.joined(late), begin + step
+        finally:
+            self._open = self._open.joined(domains.pick(slice(done, None)))
 
-    def _next(self, open_: Domains) -> tuple[Tensor, Tensor]:
-        """Return the domains to split now, the loosest first, and the others."""
-        self.clock.check()
-        alive = self.points.flatten(1).isnan().any(1)
+    @contextmanager
+    def _charged(self, owner: Tensor) -> Iterator[None]:
+        """Charge samples with the time that goes by, by the number of their domains."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            share = (time.perf_counter() - start) / len(owner)
+            for each, count in Counter(owner.tolist()).items():
+                self.spent[each] += share * count
+
+    def _in_time(self) -> Tensor:
+        """Return which samples may be charged more, `(N,)` bool."""
+        if self.seconds is None:
+            return torch.ones_like(self.threshold, dtype=torch.bool)
+        left = [spent < most for spent, most in zip(self.spent, self.seconds, strict=True)]
+        return torch.tensor(left).to(self.threshold.device)
+
+    def _next(self, open_: Domains, most: int) -> tuple[Tensor, Tensor]:
+        """Return the domains to split now, at most so many of each sample, and the others.
+
+        The loosest of every sample come first.
+        """
+        alive = self.points.flatten(1).isnan().any(1) & self._in_time()
+        room = torch.full_like(self._count, most)
         if self.limit is not None:
-            alive &= self._count < self.limit
-        key = torch.where(alive[open_.owner], open_.bound, torch.inf)
-        order = key.argsort(stable=True)
-        count = min(int(alive[open_.owner].sum()), max(1, self.width // 2))
+            room = torch.minimum(room, (self.limit - self._count + 1) // 2)
+        room = torch.where(alive, room, 0)
+        order = open_.bound.argsort(stable=True)
+        order = order[open_.owner[order].argsort(stable=True)]
+        owner = open_.owner[order]
+        sizes = torch.zeros_like(self._count).index_add_(0, owner, torch.ones_like(owner))
+        rank = torch.arange(len(owner), device=owner.device) - (sizes.cumsum(0) - sizes)[owner]
+        chosen = rank < room[owner]
+        order = order[torch.where(chosen, rank, len(owner)).argsort(stable=True)]
+        count = int(chosen.sum())
         return order[:count], order[count:]
 
     def _take(self, found: Bounded) -> None:
@@ -181,10 +234,7 @@ class Search:
         domains = found.domains
         self.bounded += len(domains)
         self._count.index_add_(0, domains.owner, torch.ones_like(domains.owner))
-        broken = (found.margins <= 0).nonzero().flatten()
-        self.points.index_copy_(
-            0, domains.owner[broken], found.points[broken].to(self.points.dtype)
-        )
+        self._note(found)
         proven = domains.bound > self.threshold[domains.owner]
         finite = proven & torch.isfinite(domains.bound)
         self._closed.scatter_reduce_(0, domains.owner[finite], domains.bound[finite], "amin")
@@ -194,6 +244,14 @@ class Search:
         self._closed.scatter_reduce_(0, domains.owner[stuck], domains.bound[stuck], "amin")
         left = domains.pick((~proven & ~found.last).nonzero().flatten())
         self._open = left if self._open is None else self._open.joined(left)
+
+    def _note(self, found: Bounded) -> None:
+        """Keep the point of each sample that breaks the property most."""
+        owner, margins = found.domains.owner, found.margins
+        broken = torch.where(margins <= 0, margins, torch.inf)  # never where it is NaN
+        self._least.scatter_reduce_(0, owner, broken.to(self._least.dtype), "amin")
+        place = ((broken <= self._least[owner]) & (broken <= 0)).nonzero().flatten()
+        self.points.index_copy_(0, owner[place], found.points[place].to(self.points.dtype))
 
 
 def _stacked(first: Tensor, second: Tensor) -> Tensor:

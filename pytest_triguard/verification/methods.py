@@ -27,6 +27,7 @@ class Margins:
         backward: Backward passes, counted in samples.
         points: `(n, C, H, W)` inputs that may break the property, to be predicted; NaN for none.
         leaves: Domains that a search proved, where they are kept.
+        seconds: What each sample is to be charged, or None for equal shares.
     """
 
     margin: Tensor
@@ -35,6 +36,7 @@ class Margins:
     backward: int = 0
     points: Tensor | None = None
     leaves: list[Domains] | None = None
+    seconds: list[float] | None = None
 
 
 @dataclass(frozen=True)
@@ -45,11 +47,13 @@ class Effort:
         clock: The limit in time; `BudgetSpent` is raised when it is over.
         budget: Domains and steps.
         keep: Whether a search keeps what it proved, part by part, at the price of memory.
+        seconds: What each sample may be charged, or None for no limit.
     """
 
     clock: Clock = field(default_factory=Clock)
     budget: Budget = field(default_factory=Budget)
     keep: bool = False
+    seconds: tuple[float, ...] | None = None
 
 
 class Bound(Protocol):

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import ClassVar, Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor
@@ -28,6 +28,9 @@ from pytest_triguard.verification.windows import Windowed
 
 Carried = list[tuple[Interval, Tensor]]
 """Arguments, and the rows on each."""
+
+NOISE = {dtype: 2.0**12 * rounding.roundoff(dtype) for dtype in (torch.float32, torch.float64)}
+"""Share of the largest number beside it below which a sum is taken for the noise of zero."""
 
 Slid = tuple[list[tuple[Interval, Windowed]], Tensor | None]
 """Arguments, and the rows on each in windows; and the constant."""
@@ -138,7 +141,7 @@ class Band:
 
     def back(self, rows: Tensor) -> tuple[Carried, Tensor | None]:
         """Carry rows back: the lower plane for positive coefficients, the upper for others."""
-        above = rows.clamp_min(0)
+        above = positive(rows, 2)
         carried = [
             (value, unbroadcast(torch.addcmul(rows * upper, above, lower - upper), value))
             for value, lower, upper in zip(
@@ -177,7 +180,7 @@ class Band:
     def slid(self, rows: Windowed, lower: Tensor) -> Slid:
         """Carry rows in windows back with lower slopes in windows, `(N, T, S or 1, C, h, w)`."""
         upper = rows.grid.cut(self.upper_slopes[0][:, 0]).unsqueeze(2)
-        above = rows.rows.clamp_min(0)
+        above = positive(rows.rows, 3)
         carried = torch.addcmul(rows.rows * upper, above, lower - upper)
         parts = [
             replace(rows, rows=part).dot(offset[:, 0])
@@ -315,6 +318,38 @@ def band_error(
             size = _largest(offset)
             error = error + size * (4 * rounding.gamma(size[0].numel(), inputs[0].dtype))
     return error
+
+
+def positive(rows: Tensor, lead: int) -> Tensor:
+    """Return the positive part of rows, with no slope where they are noise.
+
+    Coefficients that cancel leave the noise of a sum, whose sign depends on how many samples are
+    computed together. What is chosen by ascent must not depend on that sign.
+
+    Args:
+        rows: Coefficients.
+        lead: Number of first dimensions that tell rows apart.
+    """
+    if not rows.requires_grad:
+        return rows.clamp_min(0)
+    size = rows.detach().abs().flatten(lead).amax(lead) if rows.numel() else rows.detach()
+    noise = size.view(*size.shape, *[1] * (rows.ndim - size.ndim)) * NOISE[rows.dtype]
+    found: Tensor = _Positive.apply(rows, noise)
+    return found
+
+
+class _Positive(torch.autograd.Function):
+    """The positive part, whose slope is 0 up to a threshold."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, noise: Tensor) -> Tensor:
+        ctx.save_for_backward(rows > noise)
+        return rows.clamp_min(0)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        (kept,) = ctx.saved_tensors
+        return gradient * kept, None
 
 
 def dot(rows: Tensor, values: Tensor) -> Tensor:

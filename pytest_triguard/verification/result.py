@@ -34,6 +34,7 @@ class SampleVerdict:
         counterexample: `(C, H, W)` an input inside the region that breaks the property and was
             predicted again, where it is falsified; the sample itself where that breaks it.
         trees: How a search proved each row that its first bound left open, where that was kept.
+        seconds: Time that it was charged: its shares of the stages that it went through.
     """
 
     position: int
@@ -47,6 +48,7 @@ class SampleVerdict:
     clean: Tensor | None = None
     counterexample: Tensor | None = None
     trees: tuple[ProofTree, ...] | None = None
+    seconds: float = 0.0
 
 
 @dataclass
