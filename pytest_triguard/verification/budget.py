@@ -19,11 +19,16 @@ class Budget:
 
     More time can only decide more: it never changes a decision.
 
+    Samples are worked on together, and each is charged its share of the time that this takes: the
+    same for all in a bound, by passes in an attack, by parts in a branch and bound. A sample whose
+    seconds are spent is left, and what it did not decide is not taken from its neighbours. A bound
+    that looks at several samples at once goes on as long as their seconds together last.
+
     Args:
-        seconds: Seconds per sample, or None for no limit. Samples are worked on together, and the
-            group shares the seconds of its samples.
+        seconds: Seconds per sample, or None for no limit.
         total: Seconds for all samples of a check, or None for no limit.
-        domains: Domains that branch and bound may bound per sample, or None for no limit.
+        domains: Parts that branch and bound may bound per sample, one more at most, or None for
+            no limit.
         steps: Steps of each optimisation of relaxations.
     """
 

@@ -10,7 +10,7 @@ attack is called proven, and time that runs out leaves open what it leaves open.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
@@ -47,21 +47,22 @@ class _Open:
 
     Attributes:
         batch: The samples.
-        verdicts: What is known about each.
-        spent: Seconds spent on each so far.
+        verdicts: What is known about each, and what each was charged so far.
     """
 
     batch: Batch
     verdicts: list[SampleVerdict]
-    spent: float
 
-    def left(self, verdicts: list[SampleVerdict], spent: float) -> _Open | None:
-        """Return what is still open, after so many seconds for all of them."""
-        places = [place for place, each in enumerate(verdicts) if each.status == "unknown"]
+    def pick(self, places: list[int]) -> _Open | None:
+        """Return some of the samples, or None where there are none."""
         if not places:
             return None
-        kept = [verdicts[place] for place in places]
-        return _Open(self.batch.pick(places), kept, self.spent + spent / len(verdicts))
+        return _Open(self.batch.pick(places), [self.verdicts[place] for place in places])
+
+    def left(self, verdicts: list[SampleVerdict]) -> _Open | None:
+        """Return what is still open, after more is known."""
+        places = [place for place, each in enumerate(verdicts) if each.status == "unknown"]
+        return replace(self, verdicts=verdicts).pick(places)
 
 
 class Cascade:
@@ -76,6 +77,7 @@ class Cascade:
         seed: Seed of what is drawn.
         rounded: Whether proofs are to hold for the module that rounds.
         keep: Whether the trees of proofs by search are kept.
+        charged: Seconds that samples were charged before, by position.
     """
 
     def __init__(
@@ -89,6 +91,7 @@ class Cascade:
         *,
         rounded: bool = False,
         keep: bool = False,
+        charged: Mapping[int, float] | None = None,
     ) -> None:
         self.model = model
         self.region = region
@@ -97,6 +100,7 @@ class Cascade:
         self.seed = seed
         self.rounded = rounded
         self.keep = keep
+        self.charged = charged or {}
         self.whole = Clock.of(budget.total)
         self.first = BOUNDS.get(_FIRST) if stages[:1] == (_FIRST,) else None
         self.later = stages if self.first is None else stages[1:]
@@ -155,14 +159,18 @@ class Cascade:
         )
         *columns, again = torch.cat(parts, dim=1).tolist()
         name = "" if self.first is None else self.first.name
-        verdicts = judging.verdicts(block, columns, name, self.refusal)
+        verdicts = [
+            replace(each, seconds=self.charged.get(each.position, 0.0))
+            for each in judging.verdicts(block, columns, name, self.refusal)
+        ]
+        verdicts = _charged(verdicts, sum(stage.seconds for stage in stages))
         left_open = [each.status == "unknown" for each in verdicts]
         places = [place for place, each in enumerate(left_open) if each and again[place]]
         if places:
             verdicts = self._again(block, verdicts, places, stages[1])
         for stage in stages:
             stage.count(verdicts)
-        left = _Open(block, verdicts, 0.0).left(verdicts, sum(stage.seconds for stage in stages))
+        left = _Open(block, verdicts).left(verdicts)
         if left is None or not self.later:
             return Decision(verdicts, stages), None
         return Decision([each for each in verdicts if each.status != "unknown"], stages), left
@@ -200,14 +208,16 @@ class Cascade:
     ) -> list[SampleVerdict]:
         """Return verdicts after some samples were bounded again, in float64."""
         stage.retried += len(places)
+        before = stage.seconds
         with self._spending(stage):
             parts = self.model.chunk.attempt(
                 lambda part: self._exactly(block.pick(places[part])), len(places)
             )
         after = list(known)
-        for place, found in zip(places, torch.cat(parts, dim=1).T.tolist(), strict=True):
-            code, margin, slack = found
-            after[place] = judging.updated(known[place], int(code), margin, slack, stage.name)
+        retried = _charged([known[place] for place in places], stage.seconds - before)
+        columns = torch.cat(parts, dim=1).tolist()
+        for place, each, code, margin, slack in zip(places, retried, *columns, strict=True):
+            after[place] = judging.updated(each, int(code), margin, slack, stage.name)
         return after
 
     @torch.no_grad()
@@ -228,33 +238,33 @@ class Cascade:
     # --- later stages ---------------------------------------------------------------------------
 
     def _rest(self, waiting: list[_Open]) -> Iterator[Decision]:
-        """Take open samples through the later stages, as long as the budget lasts."""
+        """Take open samples through the later stages, each as long as its budget lasts."""
         left: _Open | None = _Open(
             join([each.batch for each in waiting]),
             [verdict for each in waiting for verdict in each.verdicts],
-            max(each.spent for each in waiting),
         )
         for name in self.later:
             if left is None:
                 return
-            if self._over(left):
+            over = [place for place, each in enumerate(left.verdicts) if self._over(each)]
+            if over:
                 why = f"the budget was spent before {name}"
-                yield Decision([judging.because(each, why) for each in left.verdicts], [])
+                yield Decision([judging.because(left.verdicts[place], why) for place in over], [])
+                left = left.pick(sorted(set(range(len(left.verdicts))) - set(over)))
+            if left is None:
                 return
             stage = Stage(name, len(left.batch))
-            start = time.perf_counter()
-            run = self._attacked if name in FALSIFIERS else self._bounded
-            verdicts = run(name, left, stage)
+            verdicts = (self._attacked if name in FALSIFIERS else self._bounded)(name, left, stage)
             stage.count(verdicts)
-            left = left.left(verdicts, time.perf_counter() - start)
+            left = left.left(verdicts)
             ran = [stage] if stage.samples else []
             yield Decision([each for each in verdicts if each.status != "unknown"], ran)
         if left is not None:
             yield Decision(left.verdicts, [])
 
-    def _over(self, open_: _Open) -> bool:
+    def _over(self, verdict: SampleVerdict) -> bool:
         seconds = self.budget.seconds
-        return self.whole.over or (seconds is not None and open_.spent >= seconds)
+        return self.whole.over or (seconds is not None and verdict.seconds >= seconds)
 
     def _bounded(self, name: str, open_: _Open, stage: Stage) -> list[SampleVerdict]:
         """Bound what is open, a few samples at a time."""
@@ -264,10 +274,11 @@ class Cascade:
         found: list[SampleVerdict] = []
         step = min(bound.samples(network), self.model.chunk.rows)
         for start in range(0, len(open_.batch), step):
-            part = slice(start, start + step)
+            part, before = slice(start, start + step), stage.seconds
             block, known = open_.batch.rows(part), open_.verdicts[part]
             with self._spending(stage):
-                found += self._bounded_part(bound, network, block, known, open_.spent)
+                verdicts, shares = self._bounded_part(bound, network, block, known)
+            found += _charged(verdicts, stage.seconds - before, shares)
         return found
 
     def _bounded_part(
@@ -276,10 +287,13 @@ class Cascade:
         network: Network,
         block: Batch,
         known: list[SampleVerdict],
-        spent: float,
-    ) -> list[SampleVerdict]:
-        """Bound some samples; time that runs out, or an operator without rule, leaves them open."""
-        effort = Effort(self._clock(len(block), spent), self.budget, self.keep)
+    ) -> tuple[list[SampleVerdict], Sequence[float] | None]:
+        """Bound some samples; time that runs out, or an operator without rule, leaves them open.
+
+        Returns:
+            Verdicts, and what each is to be charged by, if not equally.
+        """
+        effort = self._effort(known)
         try:
             effort.clock.check()
             with torch.no_grad():
@@ -291,28 +305,28 @@ class Cascade:
                 self.model.passes.backward += found.backward
                 columns = torch.stack(judging.judge(network, found, rows, logits)).tolist()
         except BudgetSpent:
-            return [
-                judging.because(each, f"the budget was spent in {bound.name}") for each in known
-            ]
+            why = f"the budget was spent in {bound.name}"
+            return [judging.because(each, why) for each in known], None
         except Unsupported as refusal:
-            return [_uncovered(each, f"{bound.name}: {refusal}") for each in known]
+            return [_uncovered(each, f"{bound.name}: {refusal}") for each in known], None
         after = [
             judging.updated(each, int(code), margin, slack, bound.name)
             for each, code, margin, slack in zip(known, *columns, strict=True)
         ]
         if found.leaves is not None:
             after = _with_trees(after, found.leaves, bound.name)
-        if found.points is None:
-            return after
-        return self._believed(block, after, _candidates(block, found.points), bound.name)
+        if found.points is not None:
+            after = self._believed(block, after, _candidates(block, found.points), bound.name)
+        return after, found.seconds
 
-    def _clock(self, samples: int, spent: float) -> Clock:
-        """Return the clock of a group of samples: what their own budget and the whole one leave."""
-        if self.budget.seconds is None:
-            return self.whole
-        own = Clock.of(max(0.0, self.budget.seconds - spent) * samples)
-        ends = [each.until for each in (own, self.whole) if each.until is not None]
-        return Clock(min(ends))
+    def _effort(self, known: list[SampleVerdict]) -> Effort:
+        """Return what may be spent on a group: what its own budgets and the whole one leave."""
+        seconds = self.budget.seconds
+        if seconds is None:
+            return Effort(self.whole, self.budget, self.keep)
+        left = tuple(max(0.0, seconds - each.seconds) for each in known)
+        ends = [each.until for each in (Clock.of(sum(left)), self.whole) if each.until is not None]
+        return Effort(Clock(min(ends)), self.budget, self.keep, left)
 
     def _attacked(self, name: str, open_: _Open, stage: Stage) -> list[SampleVerdict]:
         """Attack what is open; a success is predicted again before it is believed."""
@@ -320,15 +334,18 @@ class Cascade:
         if attack is None:
             stage.samples = 0
             return [judging.because(each, without) for each in open_.verdicts]
-        points, broken = {}, set()
+        points, broken, passes = {}, set(), {}
         with self._spending(stage):
             for outcome in attack.stream(self.model, [open_.batch]):
                 for place, position in enumerate(outcome.positions):
+                    passes[position] = outcome.passes[place]
                     if outcome.success[place]:
                         points[position] = outcome.points[place]
                     if outcome.broken[place]:
                         broken.add(position)
             verdicts = self._believed(open_.batch, open_.verdicts, points, attack.name)
+        shares = [passes[position] for position in open_.batch.positions]
+        verdicts = _charged(verdicts, stage.seconds, shares)
         told = {False: "found no counterexample", True: "met a NaN, which decides nothing"}
         return [
             judging.because(each, f"{attack.name} {told[each.position in broken]}")
@@ -380,6 +397,18 @@ class Cascade:
         stage.seconds += time.perf_counter() - start
         stage.forward += self.model.passes.forward - passes.forward
         stage.backward += self.model.passes.backward - passes.backward
+
+
+def _charged(
+    verdicts: list[SampleVerdict], seconds: float, shares: Sequence[float] | None = None
+) -> list[SampleVerdict]:
+    """Return verdicts of samples that share some seconds, equally or by what each took."""
+    parts = shares if shares and sum(shares) > 0 else [1.0] * len(verdicts)
+    unit = seconds / sum(parts) if parts else 0.0
+    return [
+        replace(each, seconds=each.seconds + unit * part)
+        for each, part in zip(verdicts, parts, strict=True)
+    ]
 
 
 def _uncovered(verdict: SampleVerdict, refusal: str) -> SampleVerdict:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -332,17 +332,17 @@ class _Search:
         self, name: str, batch: Batch, known: list[_Known], wanted: dict[int, float]
     ) -> dict[int, SampleVerdict]:
         """Ask one stage about samples at radii, by place; note what it says."""
-        places, start = list(wanted), time.perf_counter()
+        places = list(wanted)
         part = batch.pick(places)
         radii = torch.zeros(max(part.positions) + 1, dtype=torch.float64)
         for place, position in zip(places, part.positions, strict=True):
             radii[position] = wanted[place]
-        found = self._verified(name, part, radii, max(known[place].spent for place in places))
-        seconds = (time.perf_counter() - start) / len(places)
+        spent = [known[place].spent for place in places]
+        found = self._verified(name, part, radii, spent)
         verdicts = {}
         for place, position in zip(places, part.positions, strict=True):
             verdict = verdicts[place] = found[position]
-            known[place].spent += seconds
+            known[place].spent += verdict.seconds
             self._note(known[place], verdict, batch.inputs[place], wanted[place])
             if verdict.status in ("unknown", "unsupported"):
                 told = verdict.reason or "nothing is decided"
@@ -350,13 +350,17 @@ class _Search:
         return verdicts
 
     def _verified(
-        self, name: str, part: Batch, radii: Tensor, spent: float
+        self, name: str, part: Batch, radii: Tensor, spent: list[float]
     ) -> dict[int, SampleVerdict]:
-        """Return verdicts by position."""
-        left = None
+        """Return verdicts by position, with what each sample was charged."""
+        left, charged = None, dict.fromkeys(part.positions, 0.0)
         if self.budget.seconds is not None:
             share = _SHARE if name in _SEARCHES else 1.0
-            left = max(share * (self.budget.seconds - spent), 1e-9)
+            left = max(share * (self.budget.seconds - min(spent)), 1e-9)
+            charged = {
+                position: share * (each - min(spent))
+                for position, each in zip(part.positions, spent, strict=True)
+            }
         total = None
         if self.whole.until is not None:
             total = max(self.whole.until - time.perf_counter(), 1e-9)
@@ -368,12 +372,15 @@ class _Search:
             Budget(seconds=left, total=total, domains=self.budget.domains, steps=self.budget.steps),
             self.seed,
             rounded=self.rounded,
+            charged=charged,
         )
         cascade.network = self.network
         verdicts = {}
         for decision in cascade.decide([part]):
             self.tally.add(decision)
-            verdicts.update({each.position: each for each in decision.verdicts})
+            for each in decision.verdicts:
+                own = each.seconds - charged[each.position]
+                verdicts[each.position] = replace(each, seconds=own)
         self.network = cascade.network
         return verdicts
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -11,7 +12,9 @@ from torch import nn
 from pytest_triguard import Classifier, verification
 from pytest_triguard.running import running
 from pytest_triguard.settings import Session, Settings, use_session
-from pytest_triguard.verification import cascade, methods
+from pytest_triguard.verification import cascade, domains, methods
+from pytest_triguard.verification.regions import region
+from pytest_triguard.verification.specification import Specification
 from tests.verification.zoo import CLASSES, ZOO, problem
 
 names = pytest.mark.parametrize("name", ZOO)
@@ -159,6 +162,7 @@ class Liar:
             yield SimpleNamespace(
                 positions=list(batch.positions),
                 points=self.move(batch.inputs),
+                passes=[1] * len(batch),
                 success=[True] * len(batch),
                 broken=[False] * len(batch),
             )
@@ -200,3 +204,122 @@ def test_a_search_that_meets_a_nan_leaves_its_sample_open_and_no_other(monkeypat
     )
     assert result.status == ("falsified", "unknown", "falsified")
     assert result.reason == (None, "pgd met a NaN, which decides nothing", None)
+
+
+# --- who pays for what --------------------------------------------------------------------------
+
+
+def streamed(budget=None, eps=0.08, charged=None, stages=STAGES[1:], count=20):
+    """Return verdicts by position, and the stages, of a cascade over some samples."""
+    subject, inputs, labels = problem("mlp", count)
+    with running(subject, inputs, labels) as run:
+        where = region(eps, "linf", None, None, run.model)
+        limits = budget or verification.Budget(domains=12, steps=3)
+        found = cascade.Cascade(
+            run.model, stages, where, Specification(), limits, 0, charged=charged
+        )
+        tally, verdicts = verification.Tally(), {}
+        for decision in found.decide(run.samples):
+            tally.add(decision)
+            verdicts |= {each.position: each for each in decision.verdicts}
+    return verdicts, tally.stages
+
+
+def test_samples_are_charged_all_that_is_spent():
+    verdicts, ran = streamed()
+    assert sum(each.seconds for each in verdicts.values()) == pytest.approx(
+        sum(stage.seconds for stage in ran)
+    )
+    first = [each.seconds for each in verdicts.values() if each.stage == "pgd"]
+    last = [each.seconds for each in verdicts.values() if each.stage == "branch_and_bound"]
+    assert max(first) < min(last)
+
+
+def test_an_attack_is_charged_by_its_passes():
+    verdicts, _ = streamed(stages=("pgd",))
+    fallen = [each.seconds for each in verdicts.values() if each.stage == "pgd"]
+    kept = {each.seconds for each in verdicts.values() if each.status == "unknown"}
+    assert len(kept) == 1
+    assert max(fallen) < kept.pop()
+
+
+def test_a_sample_whose_budget_is_spent_is_left_and_its_neighbours_go_on():
+    free, _ = streamed()
+    late = next(place for place, each in free.items() if each.stage == "branch_and_bound")
+    budget = verification.Budget(seconds=1e6, domains=12, steps=3)
+    verdicts, _ = streamed(budget, charged={late: 1e6})
+    assert verdicts[late].reason.endswith("the budget was spent before pgd")
+    for place, each in free.items():
+        if place != late:
+            assert (verdicts[place].status, verdicts[place].stage) == (each.status, each.stage)
+
+
+class Clockwork:
+    """A search over numbered parts, in which every part takes a second."""
+
+    def __init__(self, monkeypatch, depths):
+        self.now, self.depths = 0.0, torch.tensor(depths)
+        monkeypatch.setattr(domains.time, "perf_counter", lambda: self.now)
+
+    def split(self, parts):
+        deeper = replace(parts, state={"depth": parts.state["depth"] + 1})
+        return deeper.joined(deeper)
+
+    def bound(self, parts):
+        self.now += len(parts)
+        depth = parts.state["depth"]
+        proven = (depth[:, 0] >= self.depths[parts.owner]).float()
+        found = replace(parts, bound=2 * proven - 1)
+        return domains.Bounded(
+            found, proven > 2, torch.zeros(len(parts), 1, 1, 1), torch.ones(len(parts))
+        )
+
+    def run(self, owners, width=4, limit=None, seconds=None):
+        owner = torch.tensor(owners)
+        root = domains.Domains(
+            owner, 0 * owner, -torch.ones(len(owner)), {"depth": torch.zeros(len(owner), 1)}
+        )
+        count = len(self.depths)
+        search = domains.Search(
+            -torch.ones(count, 1),
+            torch.zeros(count),
+            torch.Size([1, 1, 1]),
+            width,
+            limit,
+            verification.budget.Clock(),
+            seconds=seconds,
+        )
+        search.run(root, self.split, self.bound)
+        return search
+
+
+def test_a_dear_sample_does_not_spend_the_seconds_of_a_cheap_one(monkeypatch):
+    """The first needs far more parts than the second, and all of them look as urgent."""
+    work = Clockwork(monkeypatch, [50, 3])
+    search = work.run([0, 1], seconds=(20.0, 20.0))
+    assert search.margin[1] > 0 > search.margin[0]
+    assert search.spent[1] == 15  # one part, and two, four and eight
+    assert 20 <= search.spent[0] <= 20 + 4  # the parts that were bounded together
+    assert sum(search.spent) == work.now
+
+
+def test_every_sample_gets_the_same_parts_whoever_is_beside_it(monkeypatch):
+    together = Clockwork(monkeypatch, [50, 3, 7]).run([0, 1, 2], limit=40)
+    for place, depth in enumerate((50, 3, 7)):
+        alone = Clockwork(monkeypatch, [depth]).run([0], limit=40)
+        assert alone.spent[0] == together.spent[place] <= 41
+        assert alone.margin[0] == together.margin[place]
+
+
+def test_what_time_interrupts_stays_open(monkeypatch):
+    """A round that is broken off proves nothing of what it did not bound."""
+    work = Clockwork(monkeypatch, [3, 3])
+    real = work.bound
+
+    def interrupted(parts):
+        if work.now > 6:
+            raise verification.budget.BudgetSpent
+        return real(parts)
+
+    work.bound = interrupted
+    assert (work.run([0, 1]).margin == -1).all()
