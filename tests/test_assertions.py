@@ -94,7 +94,8 @@ def test_all_that_is_recorded_is_plain(case, problem):
 @every_assertion
 def test_labels_of_a_loader_are_as_good_as_tensors(case, problem):
     subject, inputs, labels = problem
-    tensors = case(subject, inputs, labels, name="a")
+    with with_settings():
+        tensors = case(subject, inputs, labels, name="a")
     for batch_size, workers in ((7, 0), (COUNT, 0)):
         loader = DataLoader(TensorDataset(inputs, labels), batch_size, num_workers=workers)
         with with_settings():

@@ -110,6 +110,9 @@ def assert_verified(
 ) -> Measurement:
     """Assert that enough samples are proven to keep their label in a ball around them.
 
+    In a test, the certificates of what is proven are saved beside the counterexamples, in one file
+    that `verification.recheck_file` proves again.
+
     Args:
         classifier: The `Classifier` under test; its exact module is verified.
         inputs: `(N, C, H, W)` floating tensor inside the bounds, or a Dataset or DataLoader.
@@ -136,7 +139,13 @@ def assert_verified(
     given = check.settings.budget if budget is None else budget
     with check.running(classifier, inputs, labels, needs_labels=True) as run:
         finding = measure_verified(
-            run, eps=eps, norm=norm, method=method, budget=given, seed=check.seed
+            run,
+            eps=eps,
+            norm=norm,
+            method=method,
+            budget=given,
+            seed=check.seed,
+            certified=classifier if check.saves else None,
         )
         return check.rate(finding, ">=", threshold)
 

@@ -1,4 +1,8 @@
-"""Counterexamples on disk: written, read back and checked again before they get their name."""
+"""What a check leaves on disk: counterexamples and certificates.
+
+Counterexamples are read back and checked again before their file gets its name. Certificates are
+for others to check again.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +11,7 @@ import os
 import re
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -18,6 +22,7 @@ from torch import Tensor
 from pytest_triguard.checks.finding import Counterexample
 from pytest_triguard.engine.model import Model
 from pytest_triguard.errors import TriGuardWarning
+from pytest_triguard.verification import Certificate, write_certificates
 
 TOLERANCE = 1e-6
 """How far outside ball and bounds a counterexample may lie, as a share of the largest of eps, the
@@ -66,6 +71,36 @@ def save_counterexamples(
     except OSError as error:
         warnings.warn(
             f"counterexamples could not be saved to {path}: {error}", TriGuardWarning, stacklevel=2
+        )
+    return None
+
+
+def save_certificates(
+    folder: Path, nodeid: str, name: str, certificates: Sequence[Certificate]
+) -> Path | None:
+    """Save the certificates of a check in one file, whole or not at all.
+
+    The file is JSON, as `verification.write_certificates` writes it.
+
+    Args:
+        folder: Where to save; made if it is not there.
+        nodeid: Node id of the test.
+        name: Name of the check.
+        certificates: What to save.
+
+    Returns:
+        The path, or None if there is nothing to save or the folder cannot be written.
+    """
+    path = folder / f"{artifact_name(nodeid, name)}.certificates.json"
+    try:
+        if certificates:
+            write_certificates(path, certificates)
+            return path
+        if path.exists():  # what an earlier run left there
+            path.unlink()
+    except OSError as error:
+        warnings.warn(
+            f"certificates could not be saved to {path}: {error}", TriGuardWarning, stacklevel=2
         )
     return None
 

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypedDict, get_args
 
-from pytest_triguard.checks.artifacts import save_counterexamples
+from pytest_triguard.checks.artifacts import save_certificates, save_counterexamples
 from pytest_triguard.checks.callsite import call_site
 from pytest_triguard.checks.compared import compared, is_drawn, per_sample
 from pytest_triguard.checks.finding import Finding
@@ -80,6 +80,11 @@ class Check:
     allowance: Allowance
     started: float = field(default_factory=time.perf_counter)
     held: tuple[Classifier, Run] | None = None
+
+    @property
+    def saves(self) -> bool:
+        """Whether there is a test whose artifacts are saved."""
+        return self.session is not None and self.settings.artifacts is not None
 
     @classmethod
     def begin(cls, assertion: Callable[..., Measurement], options: CheckOptions) -> Check:
@@ -223,8 +228,8 @@ class Check:
             record = self._against_baseline(record, finding, session)
             try:
                 # A file belongs to the evaluation that is kept, not to every one of a loop.
-                if record.failed and session.keeps(record):
-                    record = replace(record, artifacts=self._artifacts(finding, session.nodeid))
+                if session.keeps(record):
+                    record = replace(record, artifacts=self._artifacts(finding, record))
             finally:  # also where warnings are errors, and a file could not be saved
                 session.add(record)
         if record.failed:
@@ -314,12 +319,15 @@ class Check:
             raise RuntimeError("a check is judged while its classifier is held ready")
         return self.held
 
-    def _artifacts(self, finding: Finding, nodeid: str) -> list[str]:
+    def _artifacts(self, finding: Finding, record: Record) -> list[str]:
         folder, (_, run) = self.settings.artifacts, self._held()
         if folder is None:
             return []
-        path = save_counterexamples(folder, nodeid, self.name, finding.counterexamples(), run.model)
-        return [] if path is None else [str(path)]
+        key, saved = (folder, record.nodeid, self.name), []
+        if record.failed:
+            saved.append(save_counterexamples(*key, finding.counterexamples(), run.model))
+        saved.append(save_certificates(*key, finding.certificates))
+        return [str(path) for path in saved if path is not None]
 
     def _reproduce(self, run: Run) -> str:
         session, chunk = self.session, run.model.chunk.used

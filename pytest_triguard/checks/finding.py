@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from pytest_triguard.checks.columns import Array
+from pytest_triguard.verification import Certificate
 
 WORST = 5
 """How many of the worst samples a record names."""
@@ -58,6 +59,7 @@ class Finding:
         unknown: Number of samples whose value is not known although it is defined.
         counterexamples: Makes the inputs worth saving, when the check fails.
         statistic: Statistic of the values that is judged, or None for a rate.
+        certificates: Proofs worth saving, whether the check fails or not.
     """
 
     metric: str
@@ -73,6 +75,7 @@ class Finding:
     unknown: int = 0
     counterexamples: Callable[[], list[Counterexample]] = list
     statistic: str | None = None
+    certificates: Sequence[Certificate] = ()
 
 
 class Worst:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import asdict, replace
 from functools import partial
 from typing import Any
@@ -18,14 +20,50 @@ from pytest_triguard.checks.finding import (
     describe_ball,
     plain_id,
 )
+from pytest_triguard.classifier import Classifier
 from pytest_triguard.engine.equality import fingerprint
 from pytest_triguard.running import Run
-from pytest_triguard.verification import Budget, SampleVerdict, Stage, Tally, verify_stream
+from pytest_triguard.verification import (
+    Budget,
+    Certificate,
+    SampleVerdict,
+    Stage,
+    Tally,
+    verify_stream,
+)
+from pytest_triguard.verification.certificate import Issuer
 from pytest_triguard.verification.falsifier import ATTACK_STEPS
+from pytest_triguard.verification.regions import region
+from pytest_triguard.verification.specification import Specification
 from pytest_triguard.verification.verifier import limits
 
 _VALUES = {"proven": 1.0, "falsified": 0.0, "unknown": np.nan, "unsupported": np.nan}
 _BADNESS = {"falsified": 3.0, "unsupported": 2.0, "unknown": 1.0}
+
+
+LARGEST = 16 * 2**20
+"""Characters of the certificates of a check that are kept; what is beyond is left out."""
+
+
+class _Proofs:
+    """Certificates as they come, as many as there is room for."""
+
+    def __init__(self) -> None:
+        self.kept: list[Certificate] = []
+        self.left_out = 0
+        self._room = LARGEST
+
+    def add(self, certificates: Iterable[Certificate | None]) -> None:
+        """Keep certificates while there is room."""
+        for each in certificates:
+            if each is None:
+                continue
+            size = len(json.dumps(each.to_dict()))
+            if size <= self._room:
+                self._room -= size
+                self.kept.append(each)
+            else:
+                self.left_out += 1
 
 
 def measure_verified(
@@ -36,18 +74,43 @@ def measure_verified(
     method: str,
     budget: float | Budget | None,
     seed: int,
+    certified: Classifier | None = None,
 ) -> Finding:
-    """Measure which samples are proven to keep their label in a ball around them."""
+    """Measure which samples are proven to keep their label in a ball around them.
+
+    Args:
+        run: Classifier and samples.
+        eps: Radius of the ball, one for all samples or `(N,)`.
+        norm: Norm of the ball.
+        method: Name of the verification method.
+        budget: What may be spent.
+        seed: Seed of the attack.
+        certified: The classifier, where certificates are to be kept; else None.
+    """
     run.require_one_each("eps", eps)
     run.tune(ATTACK_STEPS)
     spent = limits(method, budget)
-    columns, worst, tally = Columns(), Worst(), Tally()
+    columns, worst, tally, proofs = Columns(), Worst(), Tally(), _Proofs()
+    issuer = None
+    if certified is not None:
+        where = region(eps, norm, None, None, run.model)
+        asked = Specification()
+        issuer = Issuer(certified, run.model, where, asked, method, spent.steps, "real")
     statuses: Counter[str] = Counter()
     reasons: Counter[str] = Counter()
     for decision in verify_stream(
-        run.model, run.samples, eps=eps, norm=norm, method=method, budget=spent, seed=seed
+        run.model,
+        run.samples if issuer is None else issuer.watched(run.samples),
+        eps=eps,
+        norm=norm,
+        method=method,
+        budget=spent,
+        seed=seed,
+        keep=issuer is not None,
     ):
         tally.add(decision)
+        if issuer is not None:
+            proofs.add(issuer.issue(decision.verdicts))
         columns.add(
             [each.position for each in decision.verdicts],
             [each.id for each in decision.verdicts],
@@ -84,6 +147,8 @@ def measure_verified(
         counterexamples=lambda: [
             _counterexample(each, eps, norm) for each in things if each.counterexample is not None
         ],
+        certificates=proofs.kept,
+        diagnostics={"certificates left out": float(proofs.left_out)} if proofs.left_out else {},
     )
 
 

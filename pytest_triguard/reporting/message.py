@@ -41,12 +41,18 @@ def failure_message(record: Record) -> str:
     lines += _entry("counts", ", ".join(f"{count} {name}" for name, count in record.counts.items()))
     lines += _entry("property", record.subject)
     lines += _entry("method", record.method)
-    tail = [*_labelled("saved", [f"{path} (read back and confirmed)" for path in record.artifacts])]
+    tail = [*_labelled("saved", [_saved(path) for path in record.artifacts])]
     tail += _labelled("reproduce", [record.reproduce])
     tail += _labelled("update", [each for each in [(record.baseline or {}).get("update")] if each])
     worst = record.worst[: max(1, LINES - len(lines) - len(tail))]
     lines += _labelled("worst", [_sample(sample) for sample in worst])
     return "\n".join([*lines, *tail])
+
+
+def _saved(path: str) -> str:
+    """Return what there is to say of a saved file."""
+    certificates = path.endswith(".certificates.json")
+    return f"{path} ({'certificates' if certificates else 'read back and confirmed'})"
 
 
 def verdict_line(record: Record) -> str:

@@ -17,7 +17,7 @@ from pytest_triguard.verification.radius import (
     certified_accuracy,
     certified_radius,
 )
-from pytest_triguard.verification.recheck import Recheck, recheck
+from pytest_triguard.verification.recheck import Recheck, recheck, recheck_file
 from pytest_triguard.verification.result import (
     Decision,
     SampleVerdict,
@@ -55,6 +55,7 @@ __all__ = [
     "names",
     "read_certificates",
     "recheck",
+    "recheck_file",
     "saliency_drift_bound",
     "verify",
     "verify_stream",

@@ -221,6 +221,7 @@ class Issuer:
         self.steps = steps
         self.arithmetic = arithmetic
         self._seen: dict[int, tuple[str, torch.dtype]] = {}
+        self._known: dict[str, Any] = {}
 
     def watched(self, batches: Iterable[Batch]) -> Iterator[Batch]:
         """Pass batches on, and note what is in them."""
@@ -231,10 +232,17 @@ class Issuer:
 
     def issue(self, verdicts: Sequence[SampleVerdict]) -> tuple[Certificate | None, ...]:
         """Return a certificate for each proven sample, None for the others."""
-        if not any(each.status == "proven" for each in verdicts):
-            return (None,) * len(verdicts)
+        return tuple(
+            self._certificate(each, self._common()) if each.status == "proven" else None
+            for each in verdicts
+        )
+
+    def _common(self) -> dict[str, Any]:
+        """Return what all certificates have in common."""
+        if self._known:
+            return self._known
         network = Network(self.model, next(iter(self._seen.values()))[1])
-        common: dict[str, Any] = {
+        self._known = {
             "method": self.method,
             "steps": self.steps,
             "arithmetic": self.arithmetic,
@@ -245,10 +253,7 @@ class Issuer:
             "graph": graph_digest(network.graph),
             "versions": versions(),
         }
-        return tuple(
-            self._certificate(each, common) if each.status == "proven" else None
-            for each in verdicts
-        )
+        return self._known
 
     def _certificate(self, verdict: SampleVerdict, common: dict[str, Any]) -> Certificate:
         if verdict.stage is None:

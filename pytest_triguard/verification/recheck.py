@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,6 +23,7 @@ from pytest_triguard.verification.certificate import (
     Certificate,
     digest,
     graph_digest,
+    read_certificates,
     unpack,
     versions,
 )
@@ -102,6 +104,34 @@ def recheck(certificate: Certificate, classifier: Any, inputs: Tensor) -> Rechec
     if why is None and margin < certificate.margin - _CLOSE * max(1.0, abs(certificate.margin)):
         changed += (f"the margin is at least {margin:g}, but was {certificate.margin:g}",)
     return Recheck(why is None, why, changed, margin, slack)
+
+
+def recheck_file(path: Path | str, classifier: Any, inputs: Tensor) -> dict[int | str, Recheck]:
+    """Prove every certificate of a file again.
+
+    Args:
+        path: A file that `write_certificates` or `assert_verified` wrote.
+        classifier: The `Classifier` the certificates are about.
+        inputs: `(N, C, H, W)` samples, among which each is found by its hash.
+
+    Returns:
+        What became of each certificate, by the id of its sample.
+
+    Raises:
+        InputTypeError: If an argument has the wrong type.
+        InputError: If the file holds no certificates.
+        OSError: If it cannot be read.
+    """
+    certificates = read_certificates(path)
+    if not isinstance(inputs, Tensor):
+        raise InputTypeError(f"inputs must be a Tensor, but {describe(inputs)} came")
+    places = {digest(each): place for place, each in enumerate(inputs)}
+    found = {}
+    for each in certificates:
+        place = places.get(each.input)
+        own = inputs[:0] if place is None else inputs[place]
+        found[each.sample] = recheck(each, classifier, own)
+    return found
 
 
 def _changed(certificate: Certificate) -> tuple[str, ...]:
