@@ -135,23 +135,34 @@ class MomentumSteps(GradientSteps):
         points: Tensor,
         transforms: Sequence[Transform],
         *,
+        objective: Objective | None = None,
         context: tuple[Tensor, ...] = (),
         reduction: Reduction = MEAN,
     ) -> Tensor:
-        """Return the gradient at some points, averaged over transformed copies."""
+        """Return the gradient at some points, averaged over transformed copies.
+
+        Args:
+            model: The network.
+            rows: The samples.
+            points: `(n, C, H, W)`.
+            transforms: What is applied.
+            objective: What is ascended, from logits and the places of rows; None for the loss.
+            context: What transforms need beside the radius of the ball.
+            reduction: How copies are folded.
+        """
         return transformed_gradient(
             model,
             points,
             torch.arange(len(rows), device=model.device),
             self.keys(rows, "transforms"),
-            self.objective(rows),
+            self.objective(rows) if objective is None else objective,
             transforms,
             context=(rows["eps"], *context),
             reduction=reduction,
         )
 
     def objective(self, rows: Rows) -> Objective:
-        """Return what is ascended, from logits and the places of their rows in `rows`."""
+        """Return the loss, from logits and the places of their rows in `rows`."""
         goal = {name: rows[name] for name in ("labels", "targets") if name in rows}
 
         def ascended(logits: Tensor, places: Tensor) -> Tensor:

@@ -226,9 +226,9 @@ class _Job:
     ) -> Tensor:
         """Make the copies with these numbers and fold them in, some in each pass."""
         rows = len(block.inputs)
-        copies = _repeated(block, numbers)
+        copies = repeated(block, numbers)
         made = copies.inputs if self.make is None else self.make(copies)
-        points, classes = _points(made), classes.repeat(len(numbers))
+        points, classes = points_of(made), classes.repeat(len(numbers))
         for start in range(0, len(numbers), per_pass):
             some = numbers[start : start + per_pass]
             part = slice(start * rows, (start + len(some)) * rows)
@@ -254,11 +254,12 @@ class _Job:
         return lambda points: through(replace(copies, inputs=points))
 
 
-def _points(made: Tensor | Line) -> Tensor:
+def points_of(made: Tensor | Line) -> Tensor:
+    """Return the points that were made."""
     return made.points if isinstance(made, Line) else made
 
 
-def _repeated(block: Copies, numbers: range) -> Copies:
+def repeated(block: Copies, numbers: range) -> Copies:
     """Return the copies of a block that carry these numbers, copy by copy."""
     rows, times = len(block.inputs), len(numbers)
     which = torch.arange(numbers.start, numbers.stop, device=block.keys.device)

@@ -75,6 +75,21 @@ def capture(layer: nn.Module) -> Iterator[Captured]:
         handle.remove()
 
 
+@contextmanager
+def capture_input(layer: nn.Module) -> Iterator[Captured]:
+    """Capture the first thing a layer is given, as `capture` does what it gives."""
+    captured = Captured(layer)
+
+    def take(module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+        return (captured.take(module, inputs, inputs[0]), *inputs[1:])
+
+    handle = layer.register_forward_pre_hook(take)
+    try:
+        yield captured
+    finally:
+        handle.remove()
+
+
 def check_layer(layer: Any) -> None:
     """Refuse what can be no layer of any network.
 

@@ -153,6 +153,48 @@ TABLE = (
         random=True,
         passes=lambda steps: 2 * steps,
     ),
+    transferable(
+        "gra",
+        defaults={"copies": 20, "beta": 3.5, "decay": 0.94},
+        few={"copies": 2},
+        random=True,
+        passes=lambda steps: 3 * steps,
+    ),
+    transferable(
+        "mig",
+        defaults={
+            "loss": "probability",
+            "points": 20,
+            "baseline": "zero",
+            "weights": "integral",
+        },
+        few={"points": 3},
+        straight=None,
+        passes=lambda steps: 3 * steps,
+    ),
+    transferable(
+        "naa",
+        defaults={"loss": "probability", "layer": None, "points": 30, "noise": 0.0},
+        few={"points": 7},
+        passes=lambda steps: 7 + steps,
+    ),
+    transferable(
+        "fsps",
+        defaults={
+            "copies": 20,
+            "rho": 0.5,
+            "sigma": 16 / 255,
+            "search_steps": 50,
+            "search_after": 0.5,
+            "search_radius": 0.5,
+            "size": 7,
+        },
+        few={"copies": 2, "rho": 0.1, "sigma": 0.02, "search_steps": 2, "size": 3},
+        straight={"size": 1},
+        random=True,
+        # Of 3 steps, the last is taken after a descent of 2.
+        passes=lambda steps: 2 * steps + 2 * max(0, steps - 2),
+    ),
 )
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
 from torch.nn import functional
 
 from pytest_triguard import attacks
 from pytest_triguard.attacks import transforms
+from pytest_triguard.attributions.baselines import blurred
 from pytest_triguard.errors import InputError, InputTypeError
 from tests.attacks.table import CASES, EPS, every_case
 from tests.networks import CLASSES, bare, problem
@@ -43,6 +46,7 @@ COMPOSITIONS = [
     ("nim", ["si"], "si_nim", []),
     ("mim", [transforms.get("dim", rate=1.5), "tim"], "tim", [transforms.get("dim", rate=1.5)]),
     ("mim", [transforms.get("ssa", copies=2)], "ssa", []),
+    ("ssa", [transforms.get("tim", size=7)], "fsps", []),
 ]
 
 
@@ -74,10 +78,11 @@ def test_copies_that_are_all_alike_change_nothing(name, options, other, norm):
 
 @pytest.mark.parametrize(("name", "added", "other", "others"), COMPOSITIONS)
 def test_a_method_is_another_with_the_transforms_it_is_made_of(name, added, other, others):
-    options = {"copies": 2} if other == "ssa" else {}
-    first = run(name, "linf", transforms=added)
-    assert alike(first, run(other, "linf", transforms=others, **options))
-    assert not alike(first, run(name, "linf"))
+    few = {"copies": 2} if "ssa" in (name, other) else {}
+    still = {"search_steps": 0} if other == "fsps" else {}
+    first = run(name, "linf", transforms=added, **(few if name == "ssa" else {}))
+    assert alike(first, run(other, "linf", transforms=others, **few, **still))
+    assert not alike(first, run(name, "linf", **(few if name == "ssa" else {})))
 
 
 def scaled(gradients):
@@ -88,7 +93,8 @@ def scaled(gradients):
 def test_steps_follow_the_accumulated_gradients(case):
     _, inputs, labels = problem("conv", 5)
     eps, momentum = EPS[case.norm], 0.7
-    attack = case.attack(whole=True, trajectory=True, steps=4, momentum=momentum)
+    even = {"decay": 1.0} if case.row.name == "gra" else {}  # steps as long for every element
+    attack = case.attack(whole=True, trajectory=True, steps=4, momentum=momentum, **even)
     with with_settings(chunk=3):
         found = attack(problem("conv", 5)[0], inputs, labels, targets=case.targets(labels))
     path = found.trajectory
@@ -253,3 +259,162 @@ def test_reports_name_the_transforms():
         {"transform": "tim", "size": 15, "kernel": "gaussian"},
         {"transform": "ssa", "copies": 2, "rho": 0.5, "sigma": 16 / 255},
     ]
+
+
+# --- methods with estimates of their own --------------------------------------------------------
+
+
+def gradient_of(subject, points, labels, loss="cross_entropy"):
+    """Return the gradient of the cross-entropy, or of minus the probability, of the labels."""
+    points = points.detach().requires_grad_()
+    logits = bare(subject)(points)
+    if loss == "cross_entropy":
+        total = functional.cross_entropy(logits, labels, reduction="sum")
+    else:
+        total = -logits.softmax(1).gather(1, labels.unsqueeze(1)).sum()
+    return torch.autograd.grad(total, points)[0]
+
+
+def estimates(name, subject, inputs, labels, **options):
+    """Return the points and the estimated gradients of an attack, step by step."""
+    attack = attacks.get(name, eps=0.06, trajectory=True, **options)
+    path = attack(subject, inputs, labels).trajectory
+    return path.points.transpose(0, 1), path.gradients.transpose(0, 1), path.directions
+
+
+@pytest.mark.parametrize("weights", ["integral", "chain"])
+@pytest.mark.parametrize("baseline", ["zero", "blur"])
+def test_mig_integrates_the_gradient_of_the_probability(weights, baseline):
+    subject, inputs, labels = problem("smooth", 4)
+    points, found, _ = estimates(
+        "mig", subject, inputs, labels, points=4, weights=weights, baseline=baseline, steps=3
+    )
+    start = torch.zeros_like(inputs) if baseline == "zero" else blurred(inputs)
+    for at, estimate in zip(points[:-1], found, strict=True):
+        ways = [(i + 1) / 4 for i in range(4)]
+        terms = [gradient_of(subject, start + way * (at - start), labels, "p") for way in ways]
+        factors = ways if weights == "chain" else [1] * 4
+        mean = sum(each * factor for each, factor in zip(terms, factors, strict=True)) / 4
+        assert torch.allclose(estimate, (at - start) * mean, rtol=0, atol=1e-10)
+
+
+def test_mig_of_one_point_follows_the_attribution_of_the_probability():
+    subject, inputs, labels = problem("conv", 4)
+    found = attacks.get("mig", eps=0.01, steps=1, points=1)(subject, inputs, labels)
+    way = (inputs * gradient_of(subject, inputs, labels, "p")).sign()
+    expected = (inputs + 0.01 * way).clamp(0, 1)
+    assert torch.allclose(found.adversarial, expected, rtol=0, atol=1e-12)
+    assert torch.equal(found.adversarial[inputs == 0], inputs[inputs == 0])
+
+
+def test_gra_weighs_the_gradient_with_its_neighbourhoods_by_their_cosine():
+    subject, inputs, labels = problem("conv", 4)
+    options = {"copies": 3, "steps": 2, "seed": 4}
+    _, found, _ = estimates("gra", subject, inputs, labels, **options)
+    _, around, _ = estimates(
+        "mim", subject, inputs, labels, steps=1, seed=4,
+        transforms=[transforms.get("neighbourhood", copies=3)],
+    )  # fmt: skip
+    here = gradient_of(subject, inputs, labels)
+    share = functional.cosine_similarity(here.flatten(1), around[0].flatten(1)).view(-1, 1, 1, 1)
+    expected = share * here + (1 - share) * around[0]
+    assert torch.allclose(found[0], expected, rtol=0, atol=1e-12)
+    assert (share < 0.9999).all()
+
+
+def test_gra_without_a_neighbourhood_is_mim_with_decaying_steps():
+    subject, inputs, labels = problem("conv", 5)
+    even = {"beta": 0.0, "copies": 2, "decay": 1.0}
+    assert alike(run("gra", "l2", **even), run("mim", "l2"), 1e-9)
+    points, gradients, directions = estimates(
+        "gra", subject, inputs, labels, beta=0.0, copies=1, decay=0.5, step_size=0.03
+    )
+    assert torch.allclose(gradients[3], gradient_of(subject, points[3], labels), atol=1e-12)
+    gathered, share = torch.zeros_like(inputs), torch.full_like(inputs, 2)
+    for step in range(10):
+        before, gathered = gathered, gathered + scaled(gradients[step])
+        share = torch.where(before.sign() == gathered.sign(), share, share / 2)
+        assert torch.allclose(directions[:, step], share * gathered.sign(), rtol=0, atol=1e-12)
+    assert share.unique().numel() > 2
+
+
+@pytest.mark.parametrize("layer", ["0", "2", "6"])
+def test_naa_weakens_the_features_that_speak_for_the_label(layer):
+    subject, inputs, labels = problem("conv", 4)
+    network, place = bare(subject), int(layer)
+    head, tail = network[: place + 1], network[place + 1 :]
+    weights = 0
+    for number in range(5):
+        features = head(inputs * number / 5).detach().requires_grad_()
+        chosen = tail(features).softmax(1).gather(1, labels.unsqueeze(1)).sum()
+        weights = weights + torch.autograd.grad(chosen, features)[0] / 5
+    for given in (layer, subject.module[place]):
+        points, found, _ = estimates("naa", subject, inputs, labels, points=5, steps=2, layer=given)
+        for at, estimate in zip(points[:-1], found, strict=True):
+            at = at.clone().requires_grad_()
+            (gradient,) = torch.autograd.grad((head(at) * weights).sum(), at)
+            assert torch.allclose(estimate, -gradient, rtol=0, atol=1e-12)
+
+
+def test_naa_on_a_linear_network_goes_straight_along_the_mean_gradient():
+    subject, inputs, labels = problem("linear", 4)
+    terms = [gradient_of(subject, inputs * number / 30, labels, "p") for number in range(30)]
+    expected = (inputs + 0.06 * sum(terms).sign()).clamp(0, 1)
+    found = attacks.get("naa", eps=0.06)(subject, inputs, labels).adversarial
+    assert torch.allclose(found, expected, rtol=0, atol=1e-12)
+
+
+def test_naa_takes_the_last_layer_of_a_quarter_of_the_size():
+    own, named = (run("naa", "linf", layer=layer) for layer in (None, "3"))
+    assert alike(own, named)
+    assert not alike(own, run("naa", "linf", layer="0"))
+    noisy = run("naa", "linf", noise=0.2)
+    assert not alike(own, noisy)
+
+
+def test_fsps_takes_later_gradients_where_the_loss_is_lower():
+    subject, inputs, labels = problem("smooth", 4)
+    options = {"rho": 0.0, "sigma": 0.0, "copies": 1, "size": 1}
+    points, found, _ = estimates(
+        "fsps", subject, inputs, labels, steps=6, search_steps=3, **options
+    )
+    for step, (at, estimate) in enumerate(zip(points[:-1], found, strict=True)):
+        for _ in range(3 if step > 3 else 0):
+            at = at - 0.005 * gradient_of(subject, at, labels).sign()
+            at = at.clamp(inputs - 0.03, inputs + 0.03).clamp(0, 1)
+        expected = gradient_of(subject, at, labels)
+        assert torch.allclose(estimate, expected, rtol=0, atol=1e-9), step
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "error", "message"),
+    [
+        ("gra", {"beta": -1}, InputError, "beta must be at least 0, but -1 came"),
+        ("gra", {"decay": 0}, InputError, "decay must be from 0 to 1 (0 excluded), but 0 came"),
+        ("mig", {"points": 0}, InputError, "points must be at least 1, but 0 came"),
+        ("mig", {"weights": "even"}, InputError, "weights must be one of 'integral', 'chain', bu"),
+        ("mig", {"baseline": "black"}, InputError, "baseline must be one of"),
+        ("naa", {"points": 0}, InputError, "points must be at least 1, but 0 came"),
+        ("naa", {"noise": -1}, InputError, "noise must be at least 0, but -1 came"),
+        ("naa", {"layer": 3}, InputTypeError, "layer must be a module or its dotted name, but 3"),
+        ("naa", {"layer": "9"}, InputError, "layer must name a module of the classifier, but '9'"),
+        ("fsps", {"search_steps": -1}, InputError, "search_steps must be at least 0, but -1 came"),
+        ("fsps", {"search_after": 2}, InputError, "search_after must be from 0 to 1, but 2 came"),
+        ("fsps", {"search_radius": -1}, InputError, "search_radius must be at least 0, but -1 c"),
+        ("fsps", {"transforms": ["tim"]}, InputError, "transforms must not name 'tim', which fs"),
+    ],
+)
+def test_bad_hyperparameters_of_these_are_refused(name, options, error, message):
+    with refused(error, "^" + re.escape(message)):
+        run(name, "linf", **options)
+
+
+@pytest.mark.parametrize("name", ["gra", "mig", "naa", "fsps"])
+def test_these_take_transforms_too(name):
+    added = [transforms.get("si", copies=2)]
+    few = {"copies": 2} if name in ("gra", "fsps") else {"points": 2}
+    plain, more = run(name, "linf", **few), run(name, "linf", transforms=added, **few)
+    assert not alike(plain, more)
+    attack = attacks.get(name, transforms=added, **few)
+    assert more.passes[0] == attack.passes_per_sample
+    assert more.cost["backward"] == more.passes.sum()
