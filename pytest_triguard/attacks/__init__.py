@@ -6,9 +6,18 @@ A new attack is one file with a class, and one line in the table below.
 from __future__ import annotations
 
 from pytest_triguard.attacks.base import Attack, AttackResult, Trajectory
+from pytest_triguard.attacks.transfer import TransferMatrix, transfer_matrix
 from pytest_triguard.registry import Family
 
-__all__ = ["Attack", "AttackResult", "Trajectory", "get", "names"]
+__all__ = [
+    "Attack",
+    "AttackResult",
+    "Trajectory",
+    "TransferMatrix",
+    "get",
+    "names",
+    "transfer_matrix",
+]
 
 _FAMILY: Family[Attack] = Family(
     "attack",
