@@ -151,9 +151,8 @@ class Rescale(BackwardRules):
     def _quotient(self, func: Function, args: Any, kwargs: dict[str, Any]) -> Tensor:
         first, second = args[:2]
         inverse = self._elementwise(torch.reciprocal, (second,), {})
-        if not carries_gradient(first):
-            return first * inverse
-        result = self._bilinear(torch.mul, (first, inverse), {})
+        both = carries_gradient(first)
+        result = self._bilinear(torch.mul, (first, inverse), {}) if both else inverse * first
         return first.copy_(result) if in_place(func, (), kwargs) else result
 
     def _largest(self, func: Function, args: Any, kwargs: dict[str, Any]) -> Tensor:
