@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from copy import copy
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -222,7 +222,7 @@ class Network:
         if node.op == "get_attr":
             return self.graph.attribute(node)
         args, kwargs = map_arg((node.args, dict(node.kwargs)), values.__getitem__)
-        if not _intervals((args, kwargs)):
+        if not list(intervals_in(args, kwargs)):
             return self._constant(node, args, kwargs)
         if node.op == "call_method" and node.target in _QUERIES:
             return _QUERIES[str(node.target)](*args, **kwargs)
@@ -361,7 +361,8 @@ class Network:
             bound = inspect.signature(rule.interval).bind(*args, **kwargs)
         except TypeError as error:
             raise Unsupported(str(error)) from None
-        if not rule.many and not (isinstance(bound.args[0], Interval) and _intervals(bound) == 1):
+        count = len(list(intervals_in(bound)))
+        if not rule.many and not (isinstance(bound.args[0], Interval) and count == 1):
             raise Unsupported("it has an argument that depends on the input where none is known")
         return bound
 
@@ -431,17 +432,17 @@ def outside(network: Network, bounds: Interval, logits: Tensor) -> Tensor:
     return ((values < bounds.lower - room) | (values > bounds.upper + room)).any(1)
 
 
-def _intervals(value: Any) -> int:
-    """Return how many values that depend on the input are in an argument list."""
-    if isinstance(value, Interval):
-        return 1
-    if isinstance(value, inspect.BoundArguments):
-        return _intervals(value.args) + _intervals(value.kwargs)
-    if isinstance(value, dict):
-        return sum(_intervals(each) for each in value.values())
-    if isinstance(value, tuple | list):
-        return sum(_intervals(each) for each in value)
-    return 0
+def intervals_in(*values: Any) -> Iterator[Interval]:
+    """Hand out the values that depend on the input among arguments, however nested."""
+    for value in values:
+        if isinstance(value, Interval):
+            yield value
+        elif isinstance(value, inspect.BoundArguments):
+            yield from intervals_in(value.args, value.kwargs)
+        elif isinstance(value, dict):
+            yield from intervals_in(*value.values())
+        elif isinstance(value, tuple | list):
+            yield from intervals_in(*value)
 
 
 def _head(graph: Graph) -> fx.Node | None:

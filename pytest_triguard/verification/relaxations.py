@@ -56,6 +56,23 @@ class Relaxation(Protocol):
 
 
 @dataclass(frozen=True)
+class Kernel:
+    """The weights of a convolution of all channels, without gaps.
+
+    Attributes:
+        weight: `(K, C, h, w)`.
+        bias: `(K,)`, or None.
+        stride: Rows and columns.
+        padding: Rows and columns of zeros on each side.
+    """
+
+    weight: Tensor
+    bias: Tensor | None
+    stride: tuple[int, int]
+    padding: tuple[int, int]
+
+
+@dataclass(frozen=True)
 class Affine:
     """An affine operator, which needs no relaxing.
 
@@ -67,6 +84,7 @@ class Affine:
         offset: `(*shape)` value at zero, broadcast, or None for zero.
         error: Per unit of a coefficient, `(N or 1, *shape)`, or None where nothing is rounded.
         sliding: The transpose for rows in windows, or None where there is none.
+        kernel: What it is a convolution with, or None where it is not known as one.
     """
 
     piecewise: ClassVar[bool] = True
@@ -76,6 +94,7 @@ class Affine:
     offset: Tensor | None = None
     error: Tensor | None = None
     sliding: Callable[[Windowed], Windowed] | None = None
+    kernel: Kernel | None = None
 
     def back(self, rows: Tensor) -> tuple[Carried, Tensor | None]:
         """Carry rows on the result back to the argument."""
@@ -199,6 +218,7 @@ class Tunable:
         start: `(N, *shape)` the choice at the start.
         free: `(N, *shape)` bool, where the choice matters: the operator's kink is inside.
         slopes: `(N, *shape)` twice: the lower slope at a share of 0, and what a share of 1 adds.
+        rectifies: Whether it is the larger of its argument and zero.
     """
 
     piecewise: ClassVar[bool] = True
@@ -207,6 +227,7 @@ class Tunable:
     start: Tensor
     free: Tensor
     slopes: tuple[Tensor, Tensor]
+    rectifies: bool = False
 
     @property
     def error(self) -> Tensor | None:

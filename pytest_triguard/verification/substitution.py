@@ -18,18 +18,18 @@ from __future__ import annotations
 
 import inspect
 from collections import OrderedDict
-from collections.abc import Hashable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, fx
 
-from pytest_triguard.verification import rounding
+from pytest_triguard.verification import carried, rounding
 from pytest_triguard.verification.budget import Clock
 from pytest_triguard.verification.intervals import Interval
 from pytest_triguard.verification.least import least_over
-from pytest_triguard.verification.network import Call, Head, Network
+from pytest_triguard.verification.network import Call, Head, Network, intervals_in
 from pytest_triguard.verification.operators import Rule
 from pytest_triguard.verification.relaxations import (
     Affine,
@@ -38,10 +38,10 @@ from pytest_triguard.verification.relaxations import (
     Scale,
     Slid,
     Tunable,
-    dot,
 )
+from pytest_triguard.verification.ties import Origin
 from pytest_triguard.verification.tightening import Solve, Tightening
-from pytest_triguard.verification.windows import Windowed, merged, row_count, row_size, whole
+from pytest_triguard.verification.windows import Windowed, row_count, row_size, whole
 
 INPUT = "input"
 """Key of the inputs in the user's space."""
@@ -131,6 +131,7 @@ class Substitution:
         self._tightening = Tightening(self)
         self._keys: dict[int, Hashable] = {}
         self._alive: list[Interval] = []
+        self._rectifiers: dict[Hashable, Call] = {}
         self._largest = region.lower.new_ones(len(region.lower))
 
     def forward(self, solve: Solve | None = None) -> None:
@@ -212,6 +213,15 @@ class Substitution:
             return False
         return link.relaxation.sliding is not None
 
+    def rectified(self, key: Hashable) -> Hashable | None:
+        """Return the key of the value that a value is the ReLU of, or None for no ReLU."""
+        call = self._rectifiers.get(key)
+        return None if call is None else self._keys[id(call.bound.args[0])]
+
+    def renew(self, key: Hashable) -> None:
+        """Bound and relax a ReLU again, whose argument is known to be tighter."""
+        self._relax(self._current(self._rectifiers[key]), key)
+
     def tunable(self, key: Hashable) -> dict[Hashable, tuple[Tunable, Hashable]]:
         """Return the relaxations with choices that a value rests on, and the keys of their input.
 
@@ -245,10 +255,15 @@ class Substitution:
         if call.rule.composition is not None:
             self.composable = True
             if self.composed:
-                return self._compose(call, key, solve)
+                return self._tied(call, key, self._compose(call, key, solve))
         if solve is not None and call.rule.open is not None:
             self._tightening.arguments(call, solve)
             call = self._current(call)
+        value = self._relax(call, key)
+        return value if isinstance(value, tuple) else self._tied(call, key, value)
+
+    def _relax(self, call: Call, key: Hashable) -> Any:
+        """Bound and relax the result of a call with the tightest bounds of its arguments."""
         value = self.network.interval(call)
         several = isinstance(value, tuple)
         values = value if several else (value,)
@@ -264,7 +279,43 @@ class Substitution:
             self._links[name] = self._link(step, _added(step.error, rounded), each)
             self._quality[name] = quality
             self.register(name, each)
+            if isinstance(step, Tunable) and step.rectifies:
+                self._rectifiers[name] = call
         return value
+
+    def _tied(self, call: Call, key: Hashable, value: Interval) -> Interval:
+        """Return a call's result, in terms of fewer of its elements where they depend on others.
+
+        Only of exact results, and where what a convolution is taken of varies on its own.
+        """
+        if call.rule.tied is None or self.network.unit is not None:
+            return value
+        origin = self._origin(call.bound.args[0])
+        if origin is None:
+            return value
+        step = call.rule.tied(origin, value, *call.bound.args, **call.bound.kwargs)
+        if step is None:
+            return value
+        name, tied = (key, "tied"), Interval(value.lower, value.upper, value.ball)
+        self._links[name] = _Link(step, step.error)
+        self._quality[name] = self._quality[self._keys[id(value)]]
+        self.register(name, tied)
+        return tied
+
+    def _origin(self, value: Interval) -> Origin | None:
+        """Return the convolution behind a value, or None if there is none right behind it."""
+        link, rectified = self._links.get(self._keys[id(value)]), False
+        if link is not None and isinstance(link.relaxation, Tunable):
+            rectified = link.relaxation.rectifies
+            value = link.relaxation.input if rectified else value
+            link = self._links.get(self._keys[id(value)])
+        if link is None or not isinstance(link.relaxation, Affine):
+            return None
+        source = self._keys[id(link.relaxation.input)]
+        if link.relaxation.kernel is None or self._quality[source] != _INDEPENDENT:
+            return None
+        images, values = (self.bounds[each] for each in (source, self._keys[id(value)]))
+        return Origin(link.relaxation.kernel, images, values, rectified)
 
     def _link(self, step: Relaxation, error: Tensor | None, value: Interval) -> _Link:
         """Return a link that pays for its error in offsets, and for its argument's, if it can.
@@ -323,7 +374,7 @@ class Substitution:
         return Call(call.node, call.rule, bound)
 
     def _quality_of(self, call: Call, value: Interval) -> int:
-        arguments = list(_intervals_in(call.bound.args, call.bound.kwargs))
+        arguments = list(intervals_in(call.bound.args, call.bound.kwargs))
         if len(arguments) != 1 or call.rule.mixing == "other":
             return _LOOSE
         before = self._quality[self._keys[id(arguments[0])]]
@@ -356,7 +407,7 @@ class Substitution:
         on_inputs, constants = self.substitute(key, rows, tuning)
         if on_inputs is not None:
             constants.append(least_over(self.region, on_inputs))
-        return _summed(constants) - self._underflow(len(constants))
+        return carried.summed(constants) - self._underflow(len(constants))
 
     def substitute(
         self, key: Hashable, rows: Tensor | Windowed, tuning: Tuning | None = None
@@ -377,24 +428,24 @@ class Substitution:
         for each in [*reversed(self._links), INPUT]:
             reached = reached or each == key
             if reached and each in plan.multipliers:
-                _merge(pending, merges, each, plan.multipliers[each])
+                carried.merge(pending, merges, each, plan.multipliers[each])
             if each not in pending:
                 continue
             link = self._links.get(each)
             rounded = None if link is None else link.error
             error = self._error(each, rounded if each in owed else None, merges.pop(each, 0))
             if error is not None:
-                constants.append(-_absolute_dot(pending[each], error))
+                constants.append(-carried.absolute_dot(pending[each], error))
             if link is None:
                 break
             here = pending.pop(each)
             if plan.seen is not None:
                 plan.seen[each] = here
-            carried, constant = _back(link.relaxation, here, plan.choices.get(each))
+            parts, constant = _back(link.relaxation, here, plan.choices.get(each))
             constants += [] if constant is None else [constant]
-            for value, part in carried:
+            for value, part in parts:
                 source = self._keys[id(value)]
-                _merge(pending, merges, source, part)
+                carried.merge(pending, merges, source, part)
                 if link.paid != source:
                     owed.add(source)
                 held = max(held, row_size(part))
@@ -439,26 +490,6 @@ def _back(
     return relaxation.back(whole(rows))
 
 
-def _merge(
-    pending: dict[Hashable, Tensor | Windowed],
-    merges: dict[Hashable, int],
-    key: Hashable,
-    part: Tensor | Windowed,
-) -> None:
-    """Add rows on a value to those that wait there."""
-    if key in pending:
-        merges[key] = merges.get(key, 0) + 1
-        part = merged(pending[key], part)
-    pending[key] = part
-
-
-def _absolute_dot(rows: Tensor | Windowed, error: Tensor) -> Tensor:
-    """Return the magnitudes of rows times `(N or 1, *shape)`, as `(N, S)`."""
-    if isinstance(rows, Windowed):
-        return replace(rows, rows=rows.rows.abs()).dot(error)
-    return dot(rows.abs(), error.unsqueeze(1))
-
-
 def _both(value: Interval, other: Interval) -> Interval:
     """Return the tighter of two bounds of a value, end by end; NaN stays."""
     return Interval(
@@ -466,27 +497,7 @@ def _both(value: Interval, other: Interval) -> Interval:
     )
 
 
-def _summed(parts: list[Tensor]) -> Tensor:
-    """Return the sum of parts of a bound, rounded down."""
-    total, size = parts[0], parts[0].detach().abs()
-    for part in parts[1:]:
-        total, size = total + part, size + part.detach().abs()
-    unit = rounding.roundoff(total.dtype)
-    return total - 4 * len(parts) * unit * size
-
-
 def _added(error: Tensor | None, other: Tensor | None) -> Tensor | None:
     if error is None or other is None:
         return other if error is None else error
     return error + other
-
-
-def _intervals_in(*values: Any) -> Iterator[Interval]:
-    """Hand out the values that depend on the input among arguments, however nested."""
-    for value in values:
-        if isinstance(value, Interval):
-            yield value
-        elif isinstance(value, dict):
-            yield from _intervals_in(*value.values())
-        elif isinstance(value, tuple | list):
-            yield from _intervals_in(*value)

@@ -87,6 +87,19 @@ class Grid:
             (image[0], image[1]),
         )
 
+    def local(self, places: Tensor) -> Tensor:
+        """Return places `(N, T, C, h, w)` in `(channels, *image)` as places in the windows.
+
+        What is outside its window is put anywhere inside.
+        """
+        high, wide = self.image
+        tile = torch.arange(self.count, device=places.device).view(1, -1, 1, 1, 1)
+        channel, place = places // (high * wide), places % (high * wide)
+        down = place // wide - self.origin[0] - self.step[0] * (tile // self.tiles[1])
+        across = place % wide - self.origin[1] - self.step[1] * (tile % self.tiles[1])
+        down, across = down.clamp(0, self.size[0] - 1), across.clamp(0, self.size[1] - 1)
+        return (channel * self.size[0] + down) * self.size[1] + across
+
     def around(self, other: Grid) -> Grid | None:
         """Return the windows that hold those of two grids, or None where they move differently."""
         if (self.step, self.tiles, self.image) != (other.step, other.tiles, other.image):

@@ -64,6 +64,24 @@ def overlapping():
     )
 
 
+def repeated():
+    """All kernels are nearly multiples of one another, here or a window further."""
+    first = nn.Conv2d(1, 3, (1, 3), padding=(0, 1))
+    with torch.no_grad():
+        one = first.weight[0, 0, 0, 0] - 1
+        first.weight.mul_(0.01)
+        for place, (channel, factor) in enumerate(((0, 1.0), (1, 1.5), (2, 0.7))):
+            first.weight[channel, 0, 0, 2 if place == 1 else 0] += factor * one
+            first.bias[channel] = factor * first.bias[0]
+    return nn.Sequential(
+        first,
+        nn.ReLU(),
+        nn.MaxPool2d((1, 2)),
+        nn.Flatten(),
+        nn.LazyLinear(CLASSES),
+    )
+
+
 def residual():
     return nn.Sequential(
         nn.Flatten(),
@@ -94,6 +112,7 @@ NETWORKS = {
     "convolutional": (convolutional, (2, 2, 2)),
     "pooled": (pooled, (1, 3, 3)),
     "overlapping": (overlapping, (1, 2, 3)),
+    "repeated": (repeated, (1, 1, 4)),
     "residual": (residual, (1, 1, 4)),
 }
 names = pytest.mark.parametrize("name", NETWORKS)

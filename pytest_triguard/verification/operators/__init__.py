@@ -174,6 +174,7 @@ _MAX_POOL = Rule(
     relaxation=max_pooling.max_pool2d_relaxation,
     open=max_pooling.max_pool2d_open,
     composition=max_pooling.max_pool2d_composition,
+    tied=max_pooling.max_pool2d_tied,
     evaluation=shape.exact,
     arguments=max_pooling.max_pool2d_arguments,
     mixing="sum",

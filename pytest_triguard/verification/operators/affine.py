@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -21,7 +21,7 @@ from pytest_triguard.verification import rounding
 from pytest_triguard.verification.intervals import ROOM, Ball, Interval, per_sample
 from pytest_triguard.verification.operators.rule import Keep, Unsupported
 from pytest_triguard.verification.operators.scaling import statistics
-from pytest_triguard.verification.relaxations import Affine, flat_rows
+from pytest_triguard.verification.relaxations import Affine, Kernel, flat_rows
 from pytest_triguard.verification.windows import Windowed
 
 _MUCH = 0.25
@@ -108,7 +108,23 @@ def conv2d_relaxation(
 ) -> Affine:
     """The convolution itself."""
     product = _conv2d_product(input, weight, *args, **kwargs)
-    return relaxed(input, weight, bias, product)
+    step = relaxed(input, weight, bias, product)
+    return replace(step, kernel=_kernel(weight.to(input.dtype), step.offset, *args, **kwargs))
+
+
+def _kernel(
+    weight: Tensor,
+    offset: Tensor | None,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    groups: int = 1,
+) -> Kernel | None:
+    """Return the weights of a convolution of all channels, or None of another."""
+    if groups != 1 or _pair(dilation) != (1, 1) or isinstance(padding, str):
+        return None
+    bias = None if offset is None else offset.flatten()
+    return Kernel(weight, bias, _pair(stride), _pair(padding))
 
 
 def conv2d_evaluation(

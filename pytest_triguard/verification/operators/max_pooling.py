@@ -26,7 +26,8 @@ from pytest_triguard.verification.relaxations import (
     dot,
     transposed,
 )
-from pytest_triguard.verification.windows import Grid, Windowed
+from pytest_triguard.verification.ties import Origin, Tied, ties
+from pytest_triguard.verification.windows import Windowed
 
 Geometry = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
 
@@ -91,6 +92,21 @@ def max_pool2d_open(input: Interval, *args: Any, **kwargs: Any) -> list[tuple[In
     places = windows.index.expand_as(high).flatten(2).clamp_min(0)
     count.scatter_add_(2, places, contested.flatten(2).to(count.dtype))
     return [(input, count.view(input.shape) > 0)]
+
+
+def max_pool2d_tied(
+    origin: Origin, value: Interval, input: Interval, *args: Any, **kwargs: Any
+) -> Tied | None:
+    """How the maxima over windows depend on each other, where every window lies inside."""
+    windows = _Windows.of(input, *args, **kwargs)
+    steps, pads, reach = windows.geometry
+    ends = [
+        (count - 1) * step + extent
+        for count, step, extent in zip(value.shape[2:], steps, reach, strict=True)
+    ]
+    if any(pads) or any(end > size for end, size in zip(ends, input.shape[2:], strict=True)):
+        return None
+    return ties(origin, value, windows.values, steps)
 
 
 def amax(input: Interval, dim: Any = None, keepdim: bool = False) -> Interval:
@@ -323,21 +339,12 @@ class Choice:
         slope = rows.grid.cut(self.slope).unsqueeze(2)
         carried = rows.rows.new_zeros(*rows.rows.shape[:4], grid.size[0] * grid.size[1])
         for part, places in ((above, self.below), (below * slope, self.above)):
-            index = self._local(rows.grid.cut(places), grid).unsqueeze(2).flatten(4)
+            index = grid.local(rows.grid.cut(places)).unsqueeze(2).flatten(4)
             index = index.expand(*rows.rows.shape[:4], -1)
             carried = carried.scatter_add(4, index, part.flatten(4))
         found = carried.view(*rows.rows.shape[:4], *grid.size)
         constant = Windowed(below, rows.grid, clean=True).dot(self.offset)
         return [(self.input, Windowed(found, grid, clean=True))], constant
-
-    def _local(self, places: Tensor, grid: Grid) -> Tensor:
-        """Return places `(N, T, C, h, w)` in an image as places in the windows of a grid."""
-        wide = self.input.shape[3]
-        tile = torch.arange(grid.count, device=places.device).view(1, -1, 1, 1, 1)
-        down = places // wide - grid.origin[0] - grid.step[0] * (tile // grid.tiles[1])
-        across = places % wide - grid.origin[1] - grid.step[1] * (tile % grid.tiles[1])
-        last = grid.size[0] * grid.size[1] - 1
-        return (down * grid.size[1] + across).clamp(0, last)
 
 
 def max_pool2d_arguments(module: nn.MaxPool2d) -> dict[str, Any]:

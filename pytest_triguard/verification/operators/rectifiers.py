@@ -76,7 +76,7 @@ def leaky_relu_relaxation(
     more = torch.where(free, torch.full_like(low, 1 - slope), 0.0)
     # Slopes are off by two units at most, which the error of a band pays for.
     widest = band(input, (least + more, None), (chord, offset))
-    return Tunable(widest, start, free, (least, more))
+    return Tunable(widest, start, free, (least, more), rectifies=slope == 0)
 
 
 def leaky_relu_open(

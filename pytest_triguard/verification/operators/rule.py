@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from pytest_triguard.verification.intervals import Interval
 from pytest_triguard.verification.relaxations import Relaxation
+from pytest_triguard.verification.ties import Tied
 
 Mixing = Literal["none", "sum", "other"]
 
@@ -33,6 +34,9 @@ class Rule:
         composition: From a function that applies a rule to arguments, and the operator's arguments,
             to the result: the same function of them as a composition of operators that can be
             split; None where it is its own.
+        tied: From the convolution behind its first argument, bounds of the result, and the
+            operator's arguments, to how elements of the result depend on each other, or to None;
+            None where nothing is known of that.
         evaluation: From the same arguments and `unit=`, the unit roundoff of the module's dtype:
             how far from the exact result the module's own result can be, for any summation order,
             `(N or 1, *shape)`; None where nothing is known.
@@ -50,6 +54,7 @@ class Rule:
     relaxation: Callable[..., Relaxation] | None = None
     open: Callable[..., list[tuple[Interval, Tensor]]] | None = None
     composition: Callable[..., Interval] | None = None
+    tied: Callable[..., Tied | None] | None = None
     evaluation: Callable[..., Tensor] | None = None
     arguments: Callable[[Any], dict[str, Any]] | None = None
     keeps: bool = False
