@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pytest_triguard import attacks as attacks
+    from pytest_triguard import attribution_attacks as attribution_attacks
     from pytest_triguard import attributions as attributions
     from pytest_triguard import backdoors as backdoors
     from pytest_triguard import metrics as metrics
@@ -33,11 +34,16 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-_FAMILIES = ("attacks", "attributions", "backdoors", "metrics", "verification")
-_NEEDS_MORE = (
-    "pictures",
-    "strategies",
-)  # not in __all__: not every install has the package they need
+_FAMILIES = (
+    "attacks",
+    "attribution_attacks",
+    "attributions",
+    "backdoors",
+    "metrics",
+    "verification",
+)
+# Not in __all__: not every install has the package they need.
+_NEEDS_MORE = ("pictures", "strategies")
 _HOMES = {
     "Classifier": "classifier",
     "Measurement": "measurement",
@@ -67,6 +73,7 @@ __all__ = [
     "assert_trigger_recall",
     "assert_verified",
     "attacks",
+    "attribution_attacks",
     "attributions",
     "backdoors",
     "metrics",

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 import pytest_triguard
-from pytest_triguard import attacks, attributions, backdoors, metrics
+from pytest_triguard import attacks, attribution_attacks, attributions, backdoors, metrics
 
 ROOT = Path(pytest_triguard.__file__).parent
 
@@ -40,6 +40,7 @@ LAYERS = (
     "metrics",
     "pictures",
     "attacks",
+    "attribution_attacks",
     "verification",
     "checks",
     "assertions",
@@ -57,7 +58,9 @@ LAYERS = (
 """Modules and packages from the bottom up; each may import those before it."""
 
 PYTEST_BEGINS = LAYERS.index("inifile")
-FAMILIES = {each.__name__: each for each in (attacks, attributions, backdoors, metrics)}
+FAMILIES = {
+    each.__name__: each for each in (attacks, attribution_attacks, attributions, backdoors, metrics)
+}
 METHODS = [
     pytest.param(family, name, id=f"{short.rpartition('.')[2]}-{name}")
     for short, family in FAMILIES.items()
@@ -144,7 +147,15 @@ def test_importing_reports_loads_no_torch():
 
 
 def test_importing_the_engines_loads_no_pytest():
-    packages = ("engine", "attacks", "attributions", "metrics", "backdoors", "verification")
+    packages = (
+        "engine",
+        "attacks",
+        "attribution_attacks",
+        "attributions",
+        "metrics",
+        "backdoors",
+        "verification",
+    )
     files = [path for each in packages for path in (ROOT / each).rglob("*.py")]
     names = [
         ".".join(path.relative_to(ROOT.parent).with_suffix("").parts).removesuffix(".__init__")

@@ -145,9 +145,7 @@ class Attack(ABC):
 
     def radius(self, positions: list[int]) -> Tensor:
         """Return the radius of each sample's ball, `(n,)`, on the host."""
-        if isinstance(self.eps, Tensor):
-            return self.eps[torch.tensor(positions, dtype=torch.int64)]
-        return torch.full((len(positions),), float(self.eps), dtype=torch.float64)
+        return radii(self.eps, positions)
 
     def check_eps_for(self, run: Run) -> None:
         """Refuse an eps that does not go with the samples or the range of the inputs.
@@ -155,21 +153,46 @@ class Attack(ABC):
         Raises:
             InputError: If there is not one radius per sample, or one exceeds the range.
         """
-        total = run.samples.total
-        if isinstance(self.eps, Tensor) and self.eps.shape != (total,):
-            wanted = "" if total is None else f" or a tensor of shape ({total},)"
-            raise InputError(f"eps must be one number{wanted}, but {describe(self.eps)} came")
-        low, high = run.samples.bounds
-        width = max(above - below for below, above in zip(low, high, strict=True))
-        if self.norm == "l2":
-            width *= math.sqrt(run.like[0].numel())
-        largest = float(self.eps.max()) if isinstance(self.eps, Tensor) else float(self.eps)
-        if largest > width:
-            reach = "range of the inputs" if self.norm == "linf" else "diagonal of their range"
-            raise InputError(
-                f"eps must not exceed the {reach}, {width:g}, but {largest:g} came; "
-                "eps is measured in the units of the inputs, before normalisation"
-            )
+        check_reach(self.eps, self.norm, run)
+
+
+def radii(eps: float | Tensor, positions: Sequence[int]) -> Tensor:
+    """Return the radius of the ball around each sample, `(n,)`, on the host.
+
+    Args:
+        eps: One radius for all samples, or one each, on the host.
+        positions: Place of each sample in the data.
+    """
+    if isinstance(eps, Tensor):
+        return eps[torch.tensor(positions, dtype=torch.int64)]
+    return torch.full((len(positions),), float(eps), dtype=torch.float64)
+
+
+def check_reach(eps: float | Tensor, norm: Norm, run: Run) -> None:
+    """Refuse an eps that does not go with the samples or the range of the inputs.
+
+    Raises:
+        InputError: If there is not one radius per sample, or one exceeds the range.
+    """
+    total = run.samples.total
+    if isinstance(eps, Tensor) and eps.shape != (total,):
+        wanted = "" if total is None else f" or a tensor of shape ({total},)"
+        raise InputError(f"eps must be one number{wanted}, but {describe(eps)} came")
+    width = widest(run, norm)
+    largest = float(eps.max()) if isinstance(eps, Tensor) else float(eps)
+    if largest > width:
+        reach = "range of the inputs" if norm == "linf" else "diagonal of their range"
+        raise InputError(
+            f"eps must not exceed the {reach}, {width:g}, but {largest:g} came; "
+            "eps is measured in the units of the inputs, before normalisation"
+        )
+
+
+def widest(run: Run, norm: Norm) -> float:
+    """Return the greatest distance of two inputs: the range, or the diagonal of the ranges."""
+    low, high = run.samples.bounds
+    width = max(above - below for below, above in zip(low, high, strict=True))
+    return width if norm == "linf" else width * math.sqrt(run.like[0].numel())
 
 
 def check_eps(eps: Any) -> None:

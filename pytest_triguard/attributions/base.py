@@ -13,7 +13,8 @@ from torch import Tensor
 from pytest_triguard.engine.model import Model
 from pytest_triguard.engine.objectives import Objective, explained
 from pytest_triguard.engine.samples import Batch, Feed
-from pytest_triguard.errors import ModelError
+from pytest_triguard.engine.second_order import GradientMean
+from pytest_triguard.errors import InputError, ModelError
 from pytest_triguard.running import running
 from pytest_triguard.settings import current_settings
 from pytest_triguard.validation import whole
@@ -52,6 +53,19 @@ class Attribution(ABC):
     @abstractmethod
     def explain(self, model: Model, batch: Batch) -> Tensor:
         """Return the maps `(n, C, H, W)` of samples on the model's device, with targets."""
+
+    def gradient_mean(self, model: Model, batch: Batch) -> GradientMean:
+        """Return what the maps are a mean of, differentiable in the samples of the batch.
+
+        What `engine.second_order.pull_back` and, through it, attacks on explanations need.
+
+        Raises:
+            InputError: If the method is no mean of gradients.
+        """
+        raise InputError(
+            f"attribution must be a mean of gradients to be attacked through them, but "
+            f"{self.name!r} came; attributions.Attribution.gradient_mean makes one of it"
+        )
 
     def diagnostics(self, model: Model, batch: Batch, maps: Tensor) -> dict[str, Tensor]:
         """Return what the method can say about its own maps, each `(n,)`; nothing by default."""

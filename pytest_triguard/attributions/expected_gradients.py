@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
@@ -15,6 +15,7 @@ from pytest_triguard.engine.estimators import Copies
 from pytest_triguard.engine.geometry import per_row
 from pytest_triguard.engine.model import Model
 from pytest_triguard.engine.samples import Batch
+from pytest_triguard.engine.second_order import GradientMean
 from pytest_triguard.errors import InputError, InputTypeError
 from pytest_triguard.validation import describe, one_of, whole
 
@@ -68,10 +69,30 @@ class ExpectedGradients(AlongLines):
         maps = super().explain(model, batch)
         if isinstance(self.references, str) or self.keep != "all":
             return maps
+        return maps * per_row(self._left_out(self.references, batch), maps)
+
+    def gradient_mean(self, model: Model, batch: Batch) -> GradientMean:
+        """Return the mean of the contributions, by the divisor of each sample.
+
+        Raises:
+            InputError: If only valid contributions are kept.
+        """
+        mean = super().gradient_mean(model, batch)
+        if isinstance(self.references, str):
+            return mean
+        divisor = self._left_out(self.references, batch)
+        return replace(
+            mean,
+            term=lambda values, copies: values * per_row(copies.context[-1], values),
+            context=(*mean.context, divisor),
+        )
+
+    def _left_out(self, references: Tensor, batch: Batch) -> Tensor:
+        """Return what leaving each sample out of its own references multiplies its map by."""
         # A sample contributes nothing as its own reference, so only the divisor has to change.
-        own = self._own(_given(self.references, batch), batch)
-        others = (self.passes_per_sample - own).clamp_min(1).to(maps.dtype)
-        return maps * per_row(self.passes_per_sample / others, maps)
+        own = self._own(_given(references, batch), batch)
+        others = (self.passes_per_sample - own).clamp_min(1).to(batch.inputs.dtype)
+        return self.passes_per_sample / others
 
     def lines(self, model: Model, batch: Batch) -> Lines:
         """Return the lines from the references."""

@@ -11,6 +11,7 @@ from pytest_triguard.attributions.base import Attribution
 from pytest_triguard.attributions.saliency import chunked_gradient
 from pytest_triguard.engine.model import Model
 from pytest_triguard.engine.samples import Batch
+from pytest_triguard.engine.second_order import GradientMean
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,3 +36,9 @@ class GradientXInput(Attribution):
     def explain(self, model: Model, batch: Batch) -> Tensor:
         """Return the products, `(n, C, H, W)`."""
         return batch.inputs * chunked_gradient(self, model, batch)
+
+    def gradient_mean(self, model: Model, batch: Batch) -> GradientMean:
+        """Return the product at the sample itself."""
+        return GradientMean(
+            self.objective, term=lambda gradients, copies: copies.inputs * gradients
+        )

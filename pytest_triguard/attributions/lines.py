@@ -22,7 +22,8 @@ from pytest_triguard.engine.estimators import (
 from pytest_triguard.engine.geometry import per_row
 from pytest_triguard.engine.model import Model
 from pytest_triguard.engine.samples import Batch
-from pytest_triguard.errors import InputTypeError
+from pytest_triguard.engine.second_order import GradientMean
+from pytest_triguard.errors import InputError, InputTypeError
 from pytest_triguard.validation import describe, one_of
 
 KEPT = ("all", "valid_references", "valid_points")
@@ -96,6 +97,26 @@ class AlongLines(Attribution):
             make=self._maker(lines, batch),
             context=lines.context,
             reduction=self._reduction(lines),
+        )
+
+    def gradient_mean(self, model: Model, batch: Batch) -> GradientMean:
+        """Return the mean of the contributions of all points.
+
+        Raises:
+            InputError: If only valid contributions are kept: what is kept changes by jumps.
+        """
+        if self.keep != "all":
+            raise InputError(
+                f"keep must be 'all' for an attack through the map, but {self.keep!r} came"
+            )
+        lines = self.lines(model, batch)
+        weights = [weight / lines.count for weight in lines.weights] * lines.count
+        return GradientMean(
+            self.objective,
+            len(weights),
+            self._maker(lines, batch),
+            weights=weights if len(set(weights)) > 1 else None,
+            context=lines.context,
         )
 
     def _maker(self, lines: Lines, batch: Batch) -> Callable[[Copies], Line]:

@@ -12,6 +12,7 @@ from pytest_triguard.attributions.base import Attribution, known_targets
 from pytest_triguard.engine.gradients import input_gradient
 from pytest_triguard.engine.model import Model
 from pytest_triguard.engine.samples import Batch
+from pytest_triguard.engine.second_order import GradientMean
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +35,10 @@ class Saliency(Attribution):
     def explain(self, model: Model, batch: Batch) -> Tensor:
         """Return the gradients, `(n, C, H, W)`."""
         return chunked_gradient(self, model, batch)
+
+    def gradient_mean(self, model: Model, batch: Batch) -> GradientMean:
+        """Return the gradient at the sample itself."""
+        return GradientMean(self.objective)
 
 
 def chunked_gradient(method: Attribution, model: Model, batch: Batch) -> Tensor:

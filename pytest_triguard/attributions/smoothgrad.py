@@ -13,12 +13,13 @@ from pytest_triguard.engine.estimators import (
     MEAN,
     MEAN_SQUARE,
     Copies,
-    Reduction,
+    Mean,
     expected_gradient,
 )
 from pytest_triguard.engine.geometry import per_row
 from pytest_triguard.engine.model import Model
 from pytest_triguard.engine.samples import Batch
+from pytest_triguard.engine.second_order import GradientMean
 from pytest_triguard.validation import number, whole
 
 
@@ -38,7 +39,7 @@ class SmoothGrad(Attribution):
 
     name: ClassVar[str] = "smoothgrad"
     kind: ClassVar[str] = "gradient"
-    reduction: ClassVar[Reduction] = MEAN
+    reduction: ClassVar[Mean] = MEAN
 
     copies: int = 50
     noise_level: float = 0.15
@@ -69,6 +70,16 @@ class SmoothGrad(Attribution):
             reduction=self.reduction,
         )
 
+    def gradient_mean(self, model: Model, batch: Batch) -> GradientMean:
+        """Return the mean over the noisy copies, whose noise depends on the sample's range."""
+        return GradientMean(
+            self.objective,
+            self.copies,
+            self._noisy,
+            term=lambda gradients, _: gradients**self.reduction.power,
+            context=(noise_scale(batch.inputs, self.noise_level),),
+        )
+
     def _noisy(self, copies: Copies) -> Tensor:
         # Both methods draw the same noise, so that their maps differ by the reduction alone.
         return noisy(copies, copies.context[0], seed=self.drawn_seed, method="smoothgrad")
@@ -97,4 +108,4 @@ class SmoothGradSquared(SmoothGrad):
     """
 
     name: ClassVar[str] = "smoothgrad_squared"
-    reduction: ClassVar[Reduction] = MEAN_SQUARE
+    reduction: ClassVar[Mean] = MEAN_SQUARE

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
 from pytest_triguard.attributions.base import Attribution, known_targets
@@ -13,6 +15,8 @@ from pytest_triguard.engine import draws
 from pytest_triguard.engine.estimators import Copies, expected_gradient
 from pytest_triguard.engine.model import Model
 from pytest_triguard.engine.samples import Batch
+from pytest_triguard.engine.second_order import GradientMean
+from pytest_triguard.errors import InputError
 from pytest_triguard.validation import number, one_of, whole
 
 
@@ -51,7 +55,37 @@ class UniGrad(Attribution):
 
     def explain(self, model: Model, batch: Batch) -> Tensor:
         """Return the maps, `(n, C, H, W)`."""
-        low, high = model.bounds(batch.inputs.dtype)
+        products = batch.inputs * expected_gradient(
+            model,
+            batch.inputs,
+            known_targets(batch),
+            batch.keys,
+            self.objective,
+            copies=self.copies,
+            make=self._around(model, batch.inputs.dtype),
+        )
+        return products if self.mode == "canonical" else _scaled(products)
+
+    def gradient_mean(self, model: Model, batch: Batch) -> GradientMean:
+        """Return the mean of the products over the noisy copies.
+
+        Raises:
+            InputError: If the maps are those of the published code, which are scaled.
+        """
+        if self.mode != "canonical":
+            raise InputError(
+                f"mode must be 'canonical' for an attack through the map, but {self.mode!r} came"
+            )
+        return GradientMean(
+            self.objective,
+            self.copies,
+            self._around(model, batch.inputs.dtype),
+            term=lambda gradients, copies: copies.inputs * gradients,
+        )
+
+    def _around(self, model: Model, dtype: torch.dtype) -> Callable[[Copies], Tensor]:
+        """Return what makes the noisy copies."""
+        low, high = model.bounds(dtype)
         radius = (high - low) * self.radius
 
         def make(copies: Copies) -> Tensor:
@@ -62,16 +96,7 @@ class UniGrad(Attribution):
             noise = draws.uniform(keys, inputs.shape[1:], dtype=inputs.dtype, low=-1.0)
             return inputs + noise.mul_(radius)
 
-        products = batch.inputs * expected_gradient(
-            model,
-            batch.inputs,
-            known_targets(batch),
-            batch.keys,
-            self.objective,
-            copies=self.copies,
-            make=make,
-        )
-        return products if self.mode == "canonical" else _scaled(products)
+        return make
 
 
 def _scaled(maps: Tensor) -> Tensor:

@@ -255,7 +255,7 @@ class _Job:
 
 
 def points_of(made: Tensor | Line) -> Tensor:
-    """Return the points that were made."""
+    """Return the points at which the network is evaluated."""
     return made.points if isinstance(made, Line) else made
 
 

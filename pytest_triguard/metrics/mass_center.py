@@ -72,9 +72,12 @@ def mass_centers(mass: Tensor) -> Tensor:
     Returns:
         `(N, 2)` rows and columns; differentiable.
     """
-    total = mass.sum((1, 2))
+    return first_moments(mass) / mass.sum((1, 2)).unsqueeze(1)
+
+
+def first_moments(mass: Tensor) -> Tensor:
+    """Return the sums of rows and of columns weighted by mass `(N, H, W)`; `(N, 2)`."""
     rows, columns = (
         torch.arange(size, dtype=mass.dtype, device=mass.device) for size in mass.shape[1:]
     )
-    by_row, by_column = mass.sum(2), mass.sum(1)
-    return torch.stack([(by_row * rows).sum(1) / total, (by_column * columns).sum(1) / total], 1)
+    return torch.stack([(mass.sum(2) * rows).sum(1), (mass.sum(1) * columns).sum(1)], 1)

@@ -10,14 +10,23 @@ from dataclasses import fields
 import pytest
 
 import pytest_triguard
-from pytest_triguard import attacks, attributions, backdoors, markers, metrics, plugin, verification
+from pytest_triguard import (
+    attacks,
+    attribution_attacks,
+    attributions,
+    backdoors,
+    markers,
+    metrics,
+    plugin,
+    verification,
+)
 from pytest_triguard.checks.check import CheckOptions
 from pytest_triguard.record import Record
 from tests.docs.pages import DOCS
 
 jsonschema = pytest.importorskip("jsonschema")
 
-FAMILIES = (attacks, attributions, backdoors, metrics, verification)
+FAMILIES = (attacks, attribution_attacks, attributions, backdoors, metrics, verification)
 RUN = """
     import torch
     from pytest_triguard import Classifier, assert_accuracy, assert_robust

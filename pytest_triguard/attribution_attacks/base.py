@@ -1,0 +1,341 @@
+"""What every attack on explanations shares: arguments, goal, result."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Hashable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from pytest_triguard import attributions, metrics
+from pytest_triguard.attacks.base import check_eps, check_reach, radii, widest
+from pytest_triguard.attribution_attacks.search import Aim, Outcome, Steps, attacked
+from pytest_triguard.attributions import Attribution
+from pytest_triguard.engine.equality import fingerprint
+from pytest_triguard.engine.geometry import NORMS, Norm
+from pytest_triguard.engine.model import Model
+from pytest_triguard.engine.samples import Batch, Feed
+from pytest_triguard.errors import InputError, InputTypeError, ModelError
+from pytest_triguard.metrics import PairMetric
+from pytest_triguard.running import Run, running
+from pytest_triguard.settings import current_settings
+from pytest_triguard.validation import describe, flag, number, one_of, whole
+
+
+@dataclass(frozen=True)
+class AttributionAttackResult:
+    """What an attack on explanations found.
+
+    Attributes:
+        adversarial: `(N, C, H, W)` inside ball and bounds, on the device of the inputs: of all
+            iterates that keep the prediction the one whose map is worst, or the sample itself.
+        success: `(N,)` bool, whether the map there is worse than the sample's by the measure and
+            by more than `least_change`, while the prediction is the same.
+        measure: `(N,)` the measure between the maps of the sample and of `adversarial`; NaN where
+            it is undefined.
+        measured: What the measure is, in words.
+        kept: `(N,)` bool, whether any iterate kept the prediction.
+        flat: `(N,)` bool, whether the gradients of the network had no derivative at any iterate,
+            so that the attack had nothing to go by.
+        distance: `(N,)` distance of `adversarial` from the sample in the norm of the attack.
+        targets: `(N,)` int64, the class whose explanation was attacked.
+        cost: Forward and backward passes in all, counted in samples; the derivative of a gradient
+            counts as one more backward pass.
+    """
+
+    adversarial: Tensor
+    success: Tensor
+    measure: Tensor
+    measured: str
+    kept: Tensor
+    flat: Tensor
+    distance: Tensor
+    targets: Tensor
+    cost: dict[str, int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttributionAttack(ABC):
+    """An attack on the explanation of a prediction, inside a ball around each sample.
+
+    What is attacked is the share of each pixel in the map, `S = H W a / sum(a)` with `a` the
+    absolute attribution summed over channels. Its derivative is taken on the network with softplus
+    in place of ReLU; every iterate is judged on the network itself, and of those that keep the
+    prediction the worst is returned.
+
+    Args:
+        attribution: Name of the attribution under attack, or the attribution itself, or None for
+            `gradient_x_input`, and in an assertion for the one that is asserted about.
+        eps: Radius of the ball in input units, one for all samples or one each, `(N,)`; None for
+            no bound but the valid range.
+        norm: `"linf"` or `"l2"`.
+        steps: Number of steps per start.
+        step_size: Length of a step in input units, or None for the method's own rule.
+        restarts: Number of starts.
+        random_start: Whether a start is drawn uniformly from the ball or is the sample itself.
+        beta: Sharpness of the softplus; a pair grows geometrically from the first step to the
+            last; None takes derivatives of the network as it is.
+        criterion: Metric of two maps, or its name, by which the worst iterate is chosen; None for
+            the attack's own measure, and in an assertion for the metric that is asserted about.
+        least_change: Change of the measure against the sample's own that a success exceeds.
+        seed: Seed of random draws, or None for the session's.
+    """
+
+    attribution: str | Attribution | None = None
+    eps: float | Tensor | None = 8 / 255
+    norm: Norm = "linf"
+    steps: int = 100
+    step_size: float | None = None
+    restarts: int = 1
+    random_start: bool = False
+    beta: float | tuple[float, float] | None = 10.0
+    criterion: str | PairMetric | None = None
+    least_change: float = 0.0
+    seed: int | None = None
+
+    name: ClassVar[str]
+    larger_is_worse: ClassVar[bool]
+    """Whether the attack's own measure grows as the explanation gets worse."""
+
+    def __post_init__(self) -> None:
+        if self.eps is not None:
+            check_eps(self.eps)
+        if isinstance(self.eps, Tensor):
+            object.__setattr__(self, "eps", self.eps.detach().to("cpu", copy=True))
+        one_of("norm", self.norm, NORMS)
+        whole("steps", self.steps, low=1)
+        if self.step_size is not None:
+            number("step_size", self.step_size, low=0)
+        whole("restarts", self.restarts, low=1)
+        if self.restarts > 1 and not flag("random_start", self.random_start):
+            raise InputError(
+                f"restarts={self.restarts} needs random_start=True: without it every start is alike"
+            )
+        flag("random_start", self.random_start)
+        check_beta(self.beta)
+        number("least_change", self.least_change, low=0)
+        if self.seed is not None:
+            whole("seed", self.seed)
+        object.__setattr__(self, "attribution", _as_attribution(self.attribution))
+        object.__setattr__(self, "criterion", _as_criterion(self.criterion))
+
+    @abstractmethod
+    def aim(self, maps: Tensor, batch: Batch) -> Aim:
+        """Return what is fixed by the maps of the samples, `(n, C, H, W)`, each `(n, ...)`."""
+
+    @abstractmethod
+    def objective(self, shares: Tensor, aim: Aim) -> Tensor:
+        """Return what is ascended, `(n,)`, from shares `(n, H, W)` of mean 1; differentiable."""
+
+    @property
+    @abstractmethod
+    def measured(self) -> str:
+        """What the attack's own measure is, in words."""
+
+    @abstractmethod
+    def own_measure(self, maps: Tensor, aim: Aim) -> Tensor:
+        """Return the attack's own measure of maps `(n, C, H, W)`, `(n,)`, NaN where undefined."""
+
+    @property
+    def explained(self) -> Attribution:
+        """The attribution under attack."""
+        if isinstance(self.attribution, Attribution):
+            return self.attribution
+        return attributions.get("gradient_x_input", seed=self.seed)
+
+    @property
+    def drawn_seed(self) -> int:
+        """The seed in force: the attack's own, else the session's."""
+        return current_settings().seed if self.seed is None else self.seed
+
+    @property
+    def passes_per_sample(self) -> int:
+        """Gradient passes per sample, derivatives of gradients counted once more."""
+        return 3 * self.steps * self.restarts * self.explained.passes_per_sample
+
+    def default_step(self, eps: Tensor) -> Tensor:
+        """Return the step of each sample where the user named none: eps / 8."""
+        return eps / 8
+
+    def steps_of(self, model: Model, batch: Batch, eps: Tensor) -> Steps:
+        """Return how the iterates of a block move: by steepest ascent."""
+        size = self.step_size
+        length = self.default_step(eps) if size is None else torch.full_like(eps, size)
+        return Steps(batch.inputs, eps, self.norm, model.bounds(batch.inputs.dtype), length)
+
+    def on_outputs(self, logits: Tensor, before: Tensor) -> Tensor | None:
+        """Return what is ascended of the logits beside the map, `(n,)`; None for nothing."""
+        return None
+
+    def measure(self, maps: Tensor, aim: Aim) -> Tensor:
+        """Return the criterion of maps `(n, C, H, W)`, `(n,)`, NaN where undefined."""
+        if isinstance(self.criterion, PairMetric):
+            return self.criterion(aim["maps"], maps)
+        return self.own_measure(maps, aim)
+
+    @property
+    def worse_is_larger(self) -> bool:
+        """Whether the criterion grows as the explanation gets worse."""
+        if isinstance(self.criterion, PairMetric):
+            return not self.criterion.similarity
+        return self.larger_is_worse
+
+    @property
+    def criterion_in_words(self) -> str:
+        """What the worst iterate is chosen by."""
+        chosen = self.criterion
+        return chosen.title if isinstance(chosen, PairMetric) else self.measured
+
+    def beta_at(self, step: int) -> float | None:
+        """Return the sharpness of the softplus at a step."""
+        if not isinstance(self.beta, tuple):
+            return self.beta
+        first, last = self.beta
+        return float(first * (last / first) ** (step / max(1, self.steps - 1)))
+
+    def parameters(self) -> dict[str, Any]:
+        """Return the hyperparameters as plain values, for records and messages."""
+        values = {each.name: getattr(self, each.name) for each in fields(self)}
+        if isinstance(self.eps, Tensor):
+            values["eps"] = fingerprint(self.eps)
+        if isinstance(self.beta, tuple):
+            values["beta"] = list(self.beta)
+        if isinstance(self.criterion, PairMetric):
+            values["criterion"] = self.criterion.parameters()
+        values["attribution"] = self.explained.parameters()
+        return {"attack": self.name} | values | {"seed": self.drawn_seed}
+
+    def describe(self) -> str:
+        """Return the method and its budget in words, for reports."""
+        starts = "1 start" if self.restarts == 1 else f"{self.restarts} starts"
+        if self.beta is None:
+            smooth = "derivatives of the network as it is"
+        else:
+            sharp = self.beta if isinstance(self.beta, tuple) else (self.beta,)
+            smooth = f"softplus of beta {' to '.join(f'{each:g}' for each in sharp)} for ReLU"
+        return (
+            f"{self.name}: {starts} of {self.steps} steps, {smooth}, the worst iterate by "
+            f"{self.criterion_in_words} that keeps the prediction, seed {self.drawn_seed}"
+        )
+
+    def check_eps_for(self, run: Run) -> None:
+        """Refuse an eps that does not go with the samples or the range of the inputs.
+
+        Raises:
+            InputError: If there is not one radius per sample, or one exceeds the range.
+        """
+        if self.eps is not None:
+            check_reach(self.eps, self.norm, run)
+
+    def stream(self, run: Run) -> Iterator[Outcome]:
+        """Attack the samples of a run block by block; memory is bounded by the chunk."""
+        eps = widest(run, self.norm) if self.eps is None else self.eps
+        for block in Feed(run.samples, run.model.device).blocks(run.model.chunk.rows):
+            radius = radii(eps, block.positions).to(run.model.device, block.inputs.dtype)
+            yield attacked(run.model, block, self, radius)
+
+    def __call__(
+        self,
+        classifier: Any,
+        inputs: Any,
+        targets: Any = None,
+        *,
+        ids: Sequence[Hashable] | None = None,
+    ) -> AttributionAttackResult:
+        """Attack the explanation of every sample.
+
+        Args:
+            classifier: The `Classifier` under attack.
+            inputs: `(N, C, H, W)` floating tensor inside the bounds, or a Dataset or DataLoader.
+            targets: Class explained, one for all or `(N,)`; None for the labels a loader brings,
+                else the prediction. It is held fixed.
+            ids: One unique id per sample, which random draws are keyed with; default: its place.
+
+        Returns:
+            The adversarial inputs, and how each of them changes the map.
+
+        Raises:
+            InputTypeError: If something has the wrong type.
+            InputError: If a value is refused.
+            ModelError: If the module breaks what a classifier promises, or cannot be
+                differentiated twice.
+        """
+        with running(classifier, inputs, ids=ids, targets=targets) as run:
+            self.check_eps_for(run)
+            run.tune(self.passes_per_sample)
+            found = list(self.stream(run))
+            refuse_broken(found, run.model)
+            return self._gathered(found, run.like.device, run.model)
+
+    def _gathered(
+        self, found: list[Outcome], device: torch.device, model: Model
+    ) -> AttributionAttackResult:
+        def joined(parts: Iterable[Tensor]) -> Tensor:
+            return torch.cat([part.to(device) for part in parts])
+
+        return AttributionAttackResult(
+            adversarial=joined(each.points for each in found),
+            success=joined(each.success for each in found),
+            measure=joined(each.measure for each in found),
+            measured=self.criterion_in_words,
+            kept=joined(each.kept for each in found),
+            flat=joined(each.flat for each in found),
+            distance=joined(each.distance for each in found),
+            targets=joined(each.targets for each in found),
+            cost=model.passes.to_dict(),
+        )
+
+
+def refuse_broken(found: list[Outcome], model: Model) -> None:
+    """Refuse a search that met NaN; it costs one read from the device.
+
+    Raises:
+        ModelError: If one did; it names the sample.
+    """
+    broken = torch.cat([each.broken for each in found]).tolist()
+    ids = [sample for each in found for sample in each.batch.ids]
+    for sample, flagged in zip(ids, broken, strict=True):
+        if flagged:
+            raise ModelError(
+                f"the module {type(model.module).__name__} must give finite logits and gradients "
+                f"inside the bounds, but the attack on the explanation of sample {sample!r} led "
+                "to NaN"
+            )
+
+
+def check_beta(beta: Any) -> None:
+    """Refuse a sharpness that is neither a positive number, nor a pair of them, nor None.
+
+    Raises:
+        InputTypeError: If it is of another type.
+        InputError: If it is not positive.
+    """
+    if beta is None:
+        return
+    pair = beta if isinstance(beta, tuple) else (beta,)
+    if isinstance(beta, tuple) and len(beta) != 2:
+        raise InputTypeError(f"beta must be one number or a pair, but {describe(beta)} came")
+    for each in pair:
+        number("beta", each, low=0, low_open=True)
+
+
+def _as_attribution(attribution: Any) -> Attribution | None:
+    if attribution is None or isinstance(attribution, Attribution):
+        return attribution
+    if not isinstance(attribution, str):
+        raise InputTypeError(
+            f"attribution must be a name, an attribution or None, but {describe(attribution)} came"
+        )
+    return attributions.get(attribution)
+
+
+def _as_criterion(criterion: Any) -> PairMetric | None:
+    metric = metrics.get(criterion) if isinstance(criterion, str) else criterion
+    if metric is None or isinstance(metric, PairMetric):
+        return metric
+    raise InputTypeError(
+        f"criterion must be a metric of two maps, its name or None, but {describe(criterion)} came"
+    )

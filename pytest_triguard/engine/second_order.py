@@ -1,0 +1,215 @@
+"""How a number read off a map changes with the input: the derivative of a gradient.
+
+A map that is a mean of gradients is described by `GradientMean`. `pull_back` differentiates any
+function of such maps, in one pass where samples x copies fit a chunk. Where they do not, the maps
+are computed first, without a graph, and then differentiated some copies at a time, which is exact
+and bounded by the chunk.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from pytest_triguard.engine.chunking import out_of_memory
+from pytest_triguard.engine.estimators import Copies, Line, MakeCopies, points_of, repeated
+from pytest_triguard.engine.model import Model
+from pytest_triguard.engine.objectives import Objective
+from pytest_triguard.engine.samples import Batch
+from pytest_triguard.errors import ModelError
+
+
+def as_it_is(values: Tensor, copies: Copies) -> Tensor:
+    """Return gradients or contributions as they are: what most maps are a mean of."""
+    return values
+
+
+@dataclass(frozen=True)
+class GradientMean:
+    """A map that is a weighted mean over copies of something computed from their gradients.
+
+    Everything is differentiable in the samples, the context included.
+
+    Attributes:
+        objective: The output whose gradient is taken.
+        copies: Number of copies of each sample.
+        make: Makes the points at which the network is evaluated, or a `Line`.
+        term: From gradients `(m, C, H, W)`, or the contributions of a line, and the copies they
+            belong to, to what is averaged.
+        weights: One per copy, summing to one, or None for equal weights.
+        context: Tensors `(n, ...)` that `make` and `term` need beside the samples.
+    """
+
+    objective: Objective
+    copies: int = 1
+    make: MakeCopies = lambda copies: copies.inputs
+    term: Callable[[Tensor, Copies], Tensor] = as_it_is
+    weights: Sequence[float] | None = None
+    context: tuple[Tensor, ...] = ()
+
+
+Functional = Callable[[Tensor, slice], Tensor]
+"""From the maps of some of the samples, and which of them, to one number each, `(n,)`."""
+
+
+@dataclass(frozen=True)
+class Pull:
+    """The derivative of a function of maps.
+
+    Attributes:
+        gradient: `(n, C, H, W)` with respect to the samples.
+        curvature: `(n,)` largest absolute value of the part that comes from derivatives of
+            gradients; where it is 0, the network is linear there, as far as autograd can tell.
+    """
+
+    gradient: Tensor
+    curvature: Tensor
+
+
+def pull_back(
+    model: Model,
+    batch: Batch,
+    describe: Callable[[Batch], GradientMean],
+    functional: Functional,
+) -> Pull:
+    """Differentiate a function of the maps of some samples with respect to the samples.
+
+    Costs a forward pass, a gradient and the derivative of the gradient per copy, and a second
+    forward pass and gradient where the copies of one sample do not fit a chunk.
+
+    Args:
+        model: The network; for anything to come of it, one with second derivatives.
+        batch: Samples on the model's device, with targets.
+        describe: What the maps are, for samples that are part of an autograd graph.
+        functional: Differentiable, sample by sample.
+
+    Raises:
+        ModelError: If autograd cannot differentiate the module twice.
+    """
+    while True:
+        rows = model.chunk.rows
+        try:
+            with torch.inference_mode(False), torch.enable_grad():
+                return _in_blocks(model, batch, describe, functional)
+        except (RuntimeError, MemoryError) as error:
+            if rows == 1 or not out_of_memory(error):
+                raise
+            model.chunk.shrink(rows)
+
+
+def _in_blocks(
+    model: Model, batch: Batch, describe: Callable[[Batch], GradientMean], functional: Functional
+) -> Pull:
+    with torch.no_grad():
+        copies = describe(batch.rows(slice(0, 1))).copies
+    size = max(1, model.chunk.rows // copies)
+    pulls = []
+    for start in range(0, len(batch), size):
+        part = slice(start, min(start + size, len(batch)))
+        job = _Job(model, batch.rows(part), describe, partial(_of_rows, functional, part))
+        pulls.append(job.pull(copies))
+    if len(pulls) == 1:
+        return pulls[0]
+    return Pull(
+        torch.cat([each.gradient for each in pulls]),
+        torch.cat([each.curvature for each in pulls]),
+    )
+
+
+def _of_rows(functional: Functional, part: slice, maps: Tensor) -> Tensor:
+    return functional(maps, part)
+
+
+@dataclass(frozen=True)
+class _Job:
+    """Samples of which a chunk holds all copies of each, or one sample."""
+
+    model: Model
+    batch: Batch
+    describe: Callable[[Batch], GradientMean]
+    functional: Callable[[Tensor], Tensor]
+
+    def pull(self, copies: int) -> Pull:
+        per_pass = max(1, self.model.chunk.rows // len(self.batch))
+        if copies <= per_pass:
+            return self.differentiated(range(copies), self.functional)
+        passes = [
+            range(first, min(first + per_pass, copies)) for first in range(0, copies, per_pass)
+        ]
+        maps = torch.zeros_like(self.batch.inputs)
+        for numbers in passes:
+            maps += self.summed(self.leaf(), numbers, graph=False)[0].detach()
+        maps.requires_grad_()
+        (slope,) = torch.autograd.grad(self.functional(maps).sum(), maps)
+        parts = [
+            self.differentiated(numbers, lambda maps: (maps * slope).flatten(1).sum(1))
+            for numbers in passes
+        ]
+        return Pull(
+            torch.stack([each.gradient for each in parts]).sum(0),
+            torch.stack([each.curvature for each in parts]).amax(0),
+        )
+
+    def leaf(self) -> Tensor:
+        inputs = self.batch.inputs
+        inputs = inputs.clone() if inputs.is_inference() else inputs.detach()
+        return inputs.requires_grad_()
+
+    def differentiated(self, numbers: range, functional: Callable[[Tensor], Tensor]) -> Pull:
+        """Differentiate a function of the sum over some copies."""
+        inputs = self.leaf()
+        maps, points = self.summed(inputs, numbers, graph=True)
+        total = functional(maps).sum()
+        flat = torch.zeros_like(inputs)
+        if not total.requires_grad:
+            return Pull(flat, flat.new_zeros(len(flat)))
+        gradient, through = self.twice(total, inputs, points)
+        self.model.passes.backward += len(points)
+        rows = through.view(len(numbers), len(inputs), -1).abs()
+        return Pull(gradient.detach(), rows.amax((0, 2)).detach())
+
+    def summed(self, inputs: Tensor, numbers: range, *, graph: bool) -> tuple[Tensor, Tensor]:
+        """Return the weighted sum of the terms of some copies, and the points of the copies."""
+        batch = replace(self.batch, inputs=inputs)
+        if batch.targets is None:
+            raise TypeError("an attribution needs targets")
+        mean = self.describe(batch)
+        block = Copies(inputs, batch.keys, torch.zeros_like(batch.keys), mean.context)
+        copies = repeated(block, numbers)
+        # A copy, so that the derivative at the points is not that at the inputs.
+        made = mean.make(copies)
+        points = points_of(made).clone()
+        classes = batch.targets.repeat(len(numbers))
+        total = mean.objective(self.model.logits(points), classes).sum()
+        gradients = torch.zeros_like(points)
+        if total.requires_grad:
+            (found,) = torch.autograd.grad(total, points, create_graph=graph, allow_unused=True)
+            gradients = gradients if found is None else found
+            self.model.passes.backward += len(points)
+        if isinstance(made, Line):
+            gradients = made.contributions(gradients, slice(None))
+        terms = mean.term(gradients, copies).view(len(numbers), *inputs.shape)
+        if mean.weights is None:
+            return terms.sum(0) / mean.copies, points
+        weighted = [term * mean.weights[copy] for term, copy in zip(terms, numbers, strict=True)]
+        return torch.stack(weighted).sum(0), points
+
+    def twice(self, total: Tensor, inputs: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the derivative with respect to the inputs, and the part through the points."""
+        try:
+            found = torch.autograd.grad(
+                total, (inputs, points), allow_unused=True, materialize_grads=True
+            )
+        except RuntimeError as error:
+            if out_of_memory(error):
+                raise
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise ModelError(
+                f"the module {type(self.model.module).__name__} must be twice differentiable for "
+                f"an attack on its explanations, but autograd says: {reason}"
+            ) from error
+        return found[0], found[1]
