@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     )
     from pytest_triguard.assertions import assert_drift_below as assert_drift_below
     from pytest_triguard.assertions import assert_entropy_below as assert_entropy_below
+    from pytest_triguard.assertions import (
+        assert_explanation_robust as assert_explanation_robust,
+    )
     from pytest_triguard.assertions import assert_faithful as assert_faithful
     from pytest_triguard.assertions import assert_robust as assert_robust
     from pytest_triguard.assertions import assert_trigger_recall as assert_trigger_recall
@@ -53,6 +56,7 @@ _HOMES = {
     "assert_attack_success_below": "assertions",
     "assert_drift_below": "assertions",
     "assert_entropy_below": "assertions",
+    "assert_explanation_robust": "assertions",
     "assert_faithful": "assertions",
     "assert_robust": "assertions",
     "assert_trigger_recall": "assertions",
@@ -68,6 +72,7 @@ __all__ = [
     "assert_attack_success_below",
     "assert_drift_below",
     "assert_entropy_below",
+    "assert_explanation_robust",
     "assert_faithful",
     "assert_robust",
     "assert_trigger_recall",

@@ -10,6 +10,7 @@ from __future__ import annotations
 from pytest_triguard.assertions.explanations import (
     assert_drift_below,
     assert_entropy_below,
+    assert_explanation_robust,
     assert_faithful,
     assert_trigger_recall,
 )
@@ -25,6 +26,7 @@ __all__ = [
     "assert_attack_success_below",
     "assert_drift_below",
     "assert_entropy_below",
+    "assert_explanation_robust",
     "assert_faithful",
     "assert_robust",
     "assert_trigger_recall",

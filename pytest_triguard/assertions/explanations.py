@@ -14,16 +14,20 @@ from pytest_triguard.assertions.arguments import (
     known_class,
     reachable,
 )
+from pytest_triguard.attribution_attacks import AttributionAttack
+from pytest_triguard.attribution_attacks.evaluation import as_measure
 from pytest_triguard.attributions import Attribution
 from pytest_triguard.backdoors import Trigger
 from pytest_triguard.checks.callsite import points_at_caller
 from pytest_triguard.checks.check import Check, CheckOptions
+from pytest_triguard.checks.deceived import measure_explanations, parse_attack, parse_gate
 from pytest_triguard.checks.explained import measure_drift, measure_entropy, parse_between
 from pytest_triguard.checks.faithful import measure_faithfulness
 from pytest_triguard.checks.triggered import measure_trigger_recall
 from pytest_triguard.errors import InputError
 from pytest_triguard.gate import check_threshold
 from pytest_triguard.measurement import Measurement
+from pytest_triguard.metrics import PairMetric
 from pytest_triguard.metrics.deletion import Deletion
 from pytest_triguard.metrics.insertion import Insertion
 from pytest_triguard.metrics.removal_curve import RemovalCurve
@@ -117,6 +121,63 @@ def assert_drift_below(
         threshold = reachable(threshold, run, metric)
         finding = measure_drift(run, method, metric, compared)
         return check.statistic(finding, "<", threshold, statistic)
+
+
+@points_at_caller
+def assert_explanation_robust(
+    classifier: Any,
+    inputs: Any,
+    labels: Any = None,
+    *,
+    attack: str | AttributionAttack,
+    attribution: str | Attribution,
+    eps: float | Tensor | None,
+    metric: str | PairMetric,
+    at_least: float | None = None,
+    at_most: float | None = None,
+    **options: Unpack[CheckOptions],
+) -> Measurement:
+    """Assert that an attack hardly changes explanations while the prediction stays.
+
+    That an attack finds little is no proof: the report says what was tried. Samples whose every
+    iterate changed the prediction say nothing about the explanation and are undefined.
+
+    Args:
+        classifier: The `Classifier` under test.
+        inputs: `(N, C, H, W)` floating tensor inside the bounds, or a Dataset or DataLoader.
+        labels: `(N,)` int64 classes to explain; None for the loader's, else the predictions.
+        attack: Name of an attack on explanations, or the attack itself, whose eps must agree. One
+            that names its own attribution is made for that one, and its transfer is judged.
+        attribution: Name of an attribution, or the attribution itself.
+        eps: Radius of the ball in input units, one for all samples or `(N,)`; None for no bound
+            but the valid range.
+        metric: Metric of two maps, or its name.
+        at_least: Smallest mean that passes; for similarities.
+        at_most: Largest mean that passes; for distances.
+        **options: See `CheckOptions`.
+
+    Returns:
+        The measurement; values compare the map of each sample with that of its attacked twin.
+
+    Raises:
+        TriGuardFailure: If the mean is on the wrong side of the threshold, or inconclusive.
+        ValueError: If an argument or the data is refused; a TypeError if a type is wrong.
+    """
+    __tracebackhide__ = True
+    check = Check.begin(assert_explanation_robust, options)
+    judged, method = as_measure(metric), chosen_attribution(attribution, check.seed)
+    relation, threshold = parse_gate(judged, at_least, at_most)
+    used = parse_attack(attack, method, judged, eps=eps, seed=check.seed)
+    with check.running(classifier, inputs, labels) as run:
+        threshold = reachable(
+            threshold,
+            run,
+            judged,
+            name="at_least" if relation == ">=" else "at_most",
+            relation=relation,
+        )
+        finding = measure_explanations(run, used, method, judged)
+        return check.statistic(finding, relation, threshold, "mean")
 
 
 @points_at_caller
