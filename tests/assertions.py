@@ -17,11 +17,13 @@ from pytest_triguard import (
     assert_attack_success_below,
     assert_drift_below,
     assert_entropy_below,
+    assert_explanation_robust,
     assert_faithful,
     assert_robust,
     assert_trigger_recall,
     assert_verified,
     attacks,
+    attribution_attacks,
     attributions,
     backdoors,
 )
@@ -30,6 +32,12 @@ from tests.networks import bare, images
 
 _SMOOTHGRAD = attributions.get("smoothgrad", copies=3)
 _IG = attributions.get("integrated_gradients", points=4)
+_ATTACKED = {
+    "attack": attribution_attacks.get("topk", eps=0.1, steps=3),
+    "attribution": "gradient_x_input",
+    "eps": 0.1,
+    "undefined_at_most": 1.0,
+}
 
 
 @dataclass(frozen=True)
@@ -105,6 +113,24 @@ TABLE = [
             "attribution": _SMOOTHGRAD,
             "between": ("clean", attacks.get("pgd", eps=0.1, steps=3)),
         },
+    ),
+    Case(
+        "explanation similarity",
+        assert_explanation_robust,
+        "at_least",
+        0.0,
+        1.0,
+        "keyword",
+        _ATTACKED | {"metric": "topk_intersection"},
+    ),
+    Case(
+        "explanation distance",
+        assert_explanation_robust,
+        "at_most",
+        1.0,
+        0.0,
+        "keyword",
+        _ATTACKED | {"metric": "cosine"},
     ),
     Case(
         "insertion",

@@ -126,7 +126,7 @@ LABELS = {
 def test_labels(case, bad, subject, refused):
     labels, error, message = LABELS[bad]
     if labels is None and case.labels == "keyword":
-        assert case(subject, X).n == COUNT  # the predictions are explained
+        assert len(case(subject, X).values) == COUNT  # the predictions are explained
     else:
         refused(error, message, case, subject, X, labels)
 
