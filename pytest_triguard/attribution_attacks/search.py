@@ -208,9 +208,9 @@ class _Search:
 
     def judge(self, points: Tensor) -> None:
         """Keep the points whose map is the worst so far and whose prediction is unchanged."""
-        batch = with_logits(self.model, replace(self.batch, inputs=points, logits=None))
-        logits = known_logits(batch)
-        measure = self.attack.measure(self.explained.explain(self.model, batch), self.aim)
+        batch = replace(self.batch, inputs=points, logits=None)
+        maps, logits = self.explained.explain_and_predict(self.model, batch)
+        measure = self.attack.measure(maps, self.aim)
         larger = self.attack.worse_is_larger
         worse = measure > self.measure if larger else measure < self.measure
         unchanged = logits.argmax(1) == self.predicted

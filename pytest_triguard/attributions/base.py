@@ -54,6 +54,11 @@ class Attribution(ABC):
     def explain(self, model: Model, batch: Batch) -> Tensor:
         """Return the maps `(n, C, H, W)` of samples on the model's device, with targets."""
 
+    def explain_and_predict(self, model: Model, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Return the maps of samples and their logits `(n, K)`, which some methods get anyway."""
+        batch = with_logits(model, batch)
+        return self.explain(model, batch), known_logits(batch)
+
     def gradient_mean(self, model: Model, batch: Batch) -> GradientMean:
         """Return what the maps are a mean of, differentiable in the samples of the batch.
 

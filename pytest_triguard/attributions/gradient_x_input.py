@@ -35,7 +35,12 @@ class GradientXInput(Attribution):
 
     def explain(self, model: Model, batch: Batch) -> Tensor:
         """Return the products, `(n, C, H, W)`."""
-        return batch.inputs * chunked_gradient(self, model, batch)
+        return self.explain_and_predict(model, batch)[0]
+
+    def explain_and_predict(self, model: Model, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Return the products, and the logits that came with the gradients."""
+        gradients, logits = chunked_gradient(self, model, batch)
+        return batch.inputs * gradients, logits
 
     def gradient_mean(self, model: Model, batch: Batch) -> GradientMean:
         """Return the product at the sample itself."""

@@ -34,6 +34,10 @@ class Saliency(Attribution):
 
     def explain(self, model: Model, batch: Batch) -> Tensor:
         """Return the gradients, `(n, C, H, W)`."""
+        return self.explain_and_predict(model, batch)[0]
+
+    def explain_and_predict(self, model: Model, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Return the gradients, and the logits that came with them."""
         return chunked_gradient(self, model, batch)
 
     def gradient_mean(self, model: Model, batch: Batch) -> GradientMean:
@@ -41,11 +45,13 @@ class Saliency(Attribution):
         return GradientMean(self.objective)
 
 
-def chunked_gradient(method: Attribution, model: Model, batch: Batch) -> Tensor:
-    """Return the gradient of a method's output at the samples themselves."""
+def chunked_gradient(method: Attribution, model: Model, batch: Batch) -> tuple[Tensor, Tensor]:
+    """Return the gradient of a method's output at the samples themselves, and their logits."""
     targets = known_targets(batch)
     parts = model.chunk.attempt(
-        lambda part: input_gradient(model, batch.inputs[part], targets[part], method.objective)[0],
+        lambda part: input_gradient(model, batch.inputs[part], targets[part], method.objective),
         len(batch),
     )
-    return parts[0] if len(parts) == 1 else torch.cat(parts)
+    if len(parts) == 1:
+        return parts[0]
+    return torch.cat([each for each, _ in parts]), torch.cat([each for _, each in parts])
