@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Hashable, Iterable, Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
@@ -266,44 +266,53 @@ class AttributionAttack(ABC):
         with running(classifier, inputs, ids=ids, targets=targets) as run:
             self.check_eps_for(run)
             run.tune(self.passes_per_sample)
-            found = list(self.stream(run))
-            refuse_broken(found, run.model)
-            return self._gathered(found, run.like.device, run.model)
+            return self._gathered(self.stream(run), run.like.device, run.model)
 
     def _gathered(
-        self, found: list[Outcome], device: torch.device, model: Model
+        self, outcomes: Iterator[Outcome], device: torch.device, model: Model
     ) -> AttributionAttackResult:
-        def joined(parts: Iterable[Tensor]) -> Tensor:
-            return torch.cat([part.to(device) for part in parts])
-
+        names = ("points", "success", "measure", "kept", "flat", "distance", "targets")
+        parts: dict[str, list[Tensor]] = {name: [] for name in names}
+        broken = Broken()
+        for outcome in outcomes:
+            broken.add(outcome)
+            for name, values in parts.items():
+                values.append(getattr(outcome, name).to(device))
+        broken.refuse(model)
+        found = {name: torch.cat(values) for name, values in parts.items()}
         return AttributionAttackResult(
-            adversarial=joined(each.points for each in found),
-            success=joined(each.success for each in found),
-            measure=joined(each.measure for each in found),
+            adversarial=found.pop("points"),
+            **found,
             measured=self.criterion_in_words,
-            kept=joined(each.kept for each in found),
-            flat=joined(each.flat for each in found),
-            distance=joined(each.distance for each in found),
-            targets=joined(each.targets for each in found),
             cost=model.passes.to_dict(),
         )
 
 
-def refuse_broken(found: list[Outcome], model: Model) -> None:
-    """Refuse a search that met NaN; it costs one read from the device.
+class Broken:
+    """Notes which searches met NaN, and asks the device once."""
 
-    Raises:
-        ModelError: If one did; it names the sample.
-    """
-    broken = torch.cat([each.broken for each in found]).tolist()
-    ids = [sample for each in found for sample in each.batch.ids]
-    for sample, flagged in zip(ids, broken, strict=True):
-        if flagged:
-            raise ModelError(
-                f"the module {type(model.module).__name__} must give finite logits and gradients "
-                f"inside the bounds, but the attack on the explanation of sample {sample!r} led "
-                "to NaN"
-            )
+    def __init__(self) -> None:
+        self._ids: list[Hashable] = []
+        self._flags: list[Tensor] = []
+
+    def add(self, outcome: Outcome) -> None:
+        """Note the samples of a block."""
+        self._ids += outcome.batch.ids
+        self._flags.append(outcome.broken)
+
+    def refuse(self, model: Model) -> None:
+        """Raise if a search met NaN.
+
+        Raises:
+            ModelError: If one did; it names the sample.
+        """
+        for sample, flagged in zip(self._ids, torch.cat(self._flags).tolist(), strict=True):
+            if flagged:
+                raise ModelError(
+                    f"the module {type(model.module).__name__} must give finite logits and "
+                    "gradients inside the bounds, but the attack on the explanation of sample "
+                    f"{sample!r} led to NaN"
+                )
 
 
 def check_beta(beta: Any) -> None:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from pytest_triguard import metrics
-from pytest_triguard.attribution_attacks.base import AttributionAttack, refuse_broken
+from pytest_triguard.attribution_attacks.base import AttributionAttack, Broken
 from pytest_triguard.attribution_attacks.search import Outcome
 from pytest_triguard.attributions import Attribution
 from pytest_triguard.engine.model import Model
@@ -89,26 +89,43 @@ def attack_curve(
     """
     radii = check_radii(eps)
     judged = {each.name: each for each in map(as_measure, measures)}
+    made = for_attribution(attack, attribution)
+    with running(classifier, inputs, ids=ids, targets=targets) as run:
+        return _curve(run, [replace(made, eps=each) for each in radii], attribution, judged, radii)
+
+
+def _curve(
+    run: Run,
+    attacks: list[AttributionAttack],
+    attribution: Attribution,
+    judged: dict[str, PairMetric],
+    radii: tuple[float, ...],
+) -> AttackCurve:
+    for each in attacks:
+        each.check_eps_for(run)
+    run.tune(sum(each.passes_per_sample for each in attacks))
     found: dict[str, list[Tensor]] = {name: [] for name in judged}
     success = []
-    with running(classifier, inputs, ids=ids, targets=targets) as run:
-        attacks = [replace(for_attribution(attack, attribution), eps=each) for each in radii]
-        for each in attacks:
-            each.check_eps_for(run)
-        run.tune(len(attacks) * attacks[0].passes_per_sample)
-        for each in attacks:
-            blocks = list(judged_blocks(run, each, attribution, judged))
-            refuse_broken([outcome for outcome, _ in blocks], run.model)
-            success.append(torch.cat([outcome.success for outcome, _ in blocks]))
-            for name, rows in found.items():
-                rows.append(torch.cat([values[name] for _, values in blocks]))
-        values = {name: torch.stack(rows).to(run.like.device) for name, rows in found.items()}
-        cost = run.model.passes.to_dict()
-        means = {name: tuple(rows.nanmean(1).tolist()) for name, rows in values.items()}
-        areas = {name: area_over_log_eps(each, radii) for name, each in means.items()}
-        return AttackCurve(
-            radii, values, means, areas, torch.stack(success).to(run.like.device), cost
-        )
+    for each in attacks:
+        broken, parts = Broken(), []
+        for outcome, numbers in judged_blocks(run, each, attribution, judged):
+            broken.add(outcome)
+            parts.append({"success": outcome.success} | numbers)
+        broken.refuse(run.model)
+        success.append(torch.cat([part["success"] for part in parts]))
+        for name, rows in found.items():
+            rows.append(torch.cat([part[name] for part in parts]))
+    device = run.like.device
+    values = {name: torch.stack(rows).to(device) for name, rows in found.items()}
+    means = {name: tuple(rows.nanmean(1).tolist()) for name, rows in values.items()}
+    return AttackCurve(
+        eps=radii,
+        values=values,
+        means=means,
+        areas={name: area_over_log_eps(each, radii) for name, each in means.items()},
+        success=torch.stack(success).to(device),
+        cost=run.model.passes.to_dict(),
+    )
 
 
 def judged_blocks(

@@ -10,14 +10,12 @@ import torch
 from torch import Tensor
 
 from pytest_triguard import attributions
-from pytest_triguard.attribution_attacks.base import AttributionAttack, refuse_broken
+from pytest_triguard.attribution_attacks.base import AttributionAttack, Broken
 from pytest_triguard.attribution_attacks.evaluation import as_measure, for_attribution
-from pytest_triguard.attribution_attacks.search import Outcome
 from pytest_triguard.attributions import Attribution
-from pytest_triguard.engine.model import Model
 from pytest_triguard.errors import InputError
 from pytest_triguard.metrics import PairMetric
-from pytest_triguard.running import running
+from pytest_triguard.running import Run, running
 from pytest_triguard.validation import describe
 
 
@@ -82,28 +80,29 @@ def transfer_between(
         for each in attacks:
             each.check_eps_for(run)
         run.tune(sum(each.passes_per_sample for each in attacks))
-        rows = []
-        for each in attacks:
-            outcomes = list(each.stream(run))
-            refuse_broken(outcomes, run.model)
-            rows.append([_changes(run.model, outcomes, method, judged) for method in made])
-        values = torch.stack([torch.stack(row) for row in rows]).to(run.like.device)
+        values = torch.stack([_row(run, each, made, judged) for each in attacks])
         return AttributionTransfer(
             tuple(each.name for each in made),
-            values,
-            values.nanmean(2),
+            values.to(run.like.device),
+            values.nanmean(2).to(run.like.device),
             judged.title,
             run.model.passes.to_dict(),
         )
 
 
-def _changes(
-    model: Model, outcomes: list[Outcome], method: Attribution, metric: PairMetric
+def _row(
+    run: Run, attack: AttributionAttack, methods: Sequence[Attribution], metric: PairMetric
 ) -> Tensor:
-    """Return how the maps of a method change, `(N,)`."""
-    parts = []
-    for outcome in outcomes:
+    """Return what one attack does to the maps of all methods, `(M, N)`."""
+    broken, parts = Broken(), []
+    for outcome in attack.stream(run):
+        broken.add(outcome)
         moved = replace(outcome.batch, inputs=outcome.points, logits=None)
-        change = metric(method.explain(model, outcome.batch), method.explain(model, moved))
-        parts.append(change.masked_fill(~outcome.kept | outcome.stuck, torch.nan))
-    return torch.cat(parts)
+        maps = (
+            (method.explain(run.model, outcome.batch), method.explain(run.model, moved))
+            for method in methods
+        )
+        parts.append(torch.stack([metric(*pair) for pair in maps]))
+        parts[-1].masked_fill_(~outcome.kept | outcome.stuck, torch.nan)
+    broken.refuse(run.model)
+    return torch.cat(parts, 1)

@@ -105,7 +105,6 @@ def method(name: str, **changed: Any) -> Attribution:
 every_row = pytest.mark.parametrize("row", TABLE, ids=lambda row: row.name)
 every_method = pytest.mark.parametrize("name", METHODS)
 every_attackable = pytest.mark.parametrize("name", ATTACKABLE)
-both_norms = pytest.mark.parametrize("norm", ["linf", "l2"])
 both_dtypes = pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import cycle
 
 import pytest
 import torch
@@ -14,10 +15,10 @@ from pytest_triguard.classifier import Classifier
 from tests.attribution_attacks.table import (
     COMMON,
     EPS,
+    METHODS,
     TABLE,
     TOLERANCE,
     both_dtypes,
-    both_norms,
     distance,
     every_method,
     every_row,
@@ -225,8 +226,7 @@ def test_what_is_returned_keeps_the_prediction_ball_and_bounds(row, network, dty
     assert (found.kept | ~moved).all()
 
 
-@both_norms
-@every_method
+@pytest.mark.parametrize(("name", "norm"), list(zip(METHODS, cycle(["linf", "l2"]), strict=False)))
 @every_row
 def test_the_measure_is_that_of_the_returned_tensor(row, name, norm):
     subject, inputs, targets = problem("conv", 5)
@@ -252,7 +252,7 @@ def test_the_measure_is_that_of_the_returned_tensor(row, name, norm):
     assert torch.allclose(found.measure, expected, rtol=1e-9)
 
 
-@pytest.mark.parametrize("criterion", ["spearman", "cosine", "drift", "mass_center"])
+@pytest.mark.parametrize("criterion", ["spearman", "drift"])
 @every_row
 def test_another_criterion_chooses_the_worst_iterate(row, criterion):
     subject, inputs, targets = problem("smooth", 6)
