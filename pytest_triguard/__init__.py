@@ -26,7 +26,9 @@ if TYPE_CHECKING:
     from pytest_triguard.assertions import (
         assert_explanation_robust as assert_explanation_robust,
     )
+    from pytest_triguard.assertions import assert_explanations_agree as assert_explanations_agree
     from pytest_triguard.assertions import assert_faithful as assert_faithful
+    from pytest_triguard.assertions import assert_passes_sanity_check as assert_passes_sanity_check
     from pytest_triguard.assertions import assert_robust as assert_robust
     from pytest_triguard.assertions import assert_trigger_recall as assert_trigger_recall
     from pytest_triguard.assertions import assert_verified as assert_verified
@@ -57,7 +59,9 @@ _HOMES = {
     "assert_drift_below": "assertions",
     "assert_entropy_below": "assertions",
     "assert_explanation_robust": "assertions",
+    "assert_explanations_agree": "assertions",
     "assert_faithful": "assertions",
+    "assert_passes_sanity_check": "assertions",
     "assert_robust": "assertions",
     "assert_trigger_recall": "assertions",
     "assert_verified": "assertions",
@@ -73,7 +77,9 @@ __all__ = [
     "assert_drift_below",
     "assert_entropy_below",
     "assert_explanation_robust",
+    "assert_explanations_agree",
     "assert_faithful",
+    "assert_passes_sanity_check",
     "assert_robust",
     "assert_trigger_recall",
     "assert_verified",

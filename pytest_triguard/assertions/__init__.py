@@ -11,7 +11,9 @@ from pytest_triguard.assertions.explanations import (
     assert_drift_below,
     assert_entropy_below,
     assert_explanation_robust,
+    assert_explanations_agree,
     assert_faithful,
+    assert_passes_sanity_check,
     assert_trigger_recall,
 )
 from pytest_triguard.assertions.predictions import (
@@ -27,7 +29,9 @@ __all__ = [
     "assert_drift_below",
     "assert_entropy_below",
     "assert_explanation_robust",
+    "assert_explanations_agree",
     "assert_faithful",
+    "assert_passes_sanity_check",
     "assert_robust",
     "assert_trigger_recall",
     "assert_verified",

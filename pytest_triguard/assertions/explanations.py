@@ -17,7 +17,9 @@ from pytest_triguard.assertions.arguments import (
 from pytest_triguard.attribution_attacks import AttributionAttack
 from pytest_triguard.attribution_attacks.evaluation import as_measure
 from pytest_triguard.attributions import Attribution
+from pytest_triguard.attributions.randomization import randomized
 from pytest_triguard.backdoors import Trigger
+from pytest_triguard.checks.alike import check_methods, measure_agreement, measure_randomized
 from pytest_triguard.checks.callsite import points_at_caller
 from pytest_triguard.checks.check import Check, CheckOptions
 from pytest_triguard.checks.deceived import measure_explanations, parse_attack, parse_gate
@@ -252,6 +254,95 @@ def assert_faithful(
             )
         ]
         return check.statistics(gates, "mean")
+
+
+@points_at_caller
+def assert_explanations_agree(
+    classifier: Any,
+    inputs: Any,
+    labels: Any = None,
+    *,
+    methods: tuple[str | Attribution, str | Attribution],
+    metric: str | PairMetric = "spearman",
+    at_least: float | None = None,
+    at_most: float | None = None,
+    **options: Unpack[CheckOptions],
+) -> Measurement:
+    """Assert that two methods explain alike.
+
+    Args:
+        classifier: The `Classifier` under test.
+        inputs: `(N, C, H, W)` floating tensor inside the bounds, or a Dataset or DataLoader.
+        labels: `(N,)` int64 classes to explain; None for the loader's, else the predictions.
+        methods: Two attributions, or their names.
+        metric: Metric of two maps, or its name.
+        at_least: Smallest mean that passes; for similarities.
+        at_most: Largest mean that passes; for distances.
+        **options: See `CheckOptions`.
+
+    Returns:
+        The measurement; values compare the two maps of each sample.
+
+    Raises:
+        TriGuardFailure: If the mean is on the wrong side of the threshold, or inconclusive.
+        ValueError: If an argument or the data is refused; a TypeError if a type is wrong.
+    """
+    __tracebackhide__ = True
+    check = Check.begin(assert_explanations_agree, options)
+    judged = as_measure(metric)
+    relation, threshold = parse_gate(judged, at_least, at_most)
+    first, second = (chosen_attribution(each, check.seed) for each in check_methods(methods))
+    with check.running(classifier, inputs, labels) as run:
+        name = "at_least" if relation == ">=" else "at_most"
+        threshold = reachable(threshold, run, judged, name=name, relation=relation)
+        finding = measure_agreement(run, first, second, judged)
+        return check.statistic(finding, relation, threshold, "mean")
+
+
+@points_at_caller
+def assert_passes_sanity_check(
+    classifier: Any,
+    inputs: Any,
+    labels: Any = None,
+    *,
+    attribution: str | Attribution,
+    at_most: float,
+    metric: str | PairMetric = "spearman",
+    layers: str = "all",
+    **options: Unpack[CheckOptions],
+) -> Measurement:
+    """Assert that explanations depend on what the network has learned.
+
+    Each map is compared with that of a twin whose parameters are drawn anew; a method whose maps
+    stay alike explains the input, not the network.
+
+    Args:
+        classifier: The `Classifier` under test; its parameters stay as they are.
+        inputs: `(N, C, H, W)` floating tensor inside the bounds, or a Dataset or DataLoader.
+        labels: `(N,)` int64 classes to explain; None for the loader's, else the predictions.
+        attribution: Name of an attribution, or the attribution itself.
+        at_most: Largest mean similarity that passes.
+        metric: Similarity of two maps, or its name.
+        layers: Whose parameters are drawn anew: `"all"`, or `"last"` for the last layer's.
+        **options: See `CheckOptions`.
+
+    Returns:
+        The measurement; values compare the two maps of each sample.
+
+    Raises:
+        TriGuardFailure: If the mean similarity is above the threshold, or inconclusive.
+        ValueError: If an argument or the data is refused; a TypeError if a type is wrong.
+    """
+    __tracebackhide__ = True
+    check = Check.begin(assert_passes_sanity_check, options)
+    judged, method = as_measure(metric), chosen_attribution(attribution, check.seed)
+    if not judged.similarity:
+        raise InputError(f"metric must be a similarity, but {judged.name} came, a distance")
+    with check.running(classifier, inputs, labels) as run:
+        threshold = reachable(at_most, run, judged, name="at_most", relation="<=")
+        twin = randomized(classifier, layers=layers, seed=check.seed)
+        finding = measure_randomized(run, method, twin, layers, judged)
+        return check.statistic(finding, "<=", threshold, "mean")
 
 
 @points_at_caller

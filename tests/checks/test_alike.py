@@ -1,0 +1,121 @@
+"""Maps that should be alike, and maps that should not."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from pytest_triguard import (
+    Classifier,
+    TriGuardFailure,
+    assert_explanations_agree,
+    assert_passes_sanity_check,
+    attributions,
+    metrics,
+)
+from pytest_triguard.attributions.randomization import randomized
+from pytest_triguard.errors import InputError, InputTypeError
+from tests.module_state import state_of
+from tests.networks import problem
+
+
+def test_agreement_is_the_metric_of_both_maps():
+    given = problem("conv")
+    found = assert_explanations_agree(
+        *given, methods=("saliency", "gradient_x_input"), metric="cosine", at_most=1.0
+    )
+    first, second = (attributions.get(name)(*given) for name in ("saliency", "gradient_x_input"))
+    expected = metrics.get("cosine")(first, second)
+    assert torch.allclose(torch.from_numpy(found.values), expected, rtol=1e-9)
+    assert found.passes == {"forward": 16, "backward": 16}
+    assert found.parameters["second"]["attribution"] == "gradient_x_input"
+
+
+def test_a_method_agrees_with_itself():
+    found = assert_explanations_agree(
+        *problem("smooth"), methods=("saliency", "saliency"), at_least=1.0
+    )
+    assert found.value == 1.0
+
+
+def test_the_twin_has_other_parameters_of_the_same_scale_and_the_same_buffers():
+    subject, _, _ = problem("conv")
+    before = state_of(subject.module)
+    twin = randomized(subject, seed=3)
+    assert state_of(subject.module) == before
+    assert twin.bounds == subject.bounds
+    for (name, own), other in zip(
+        subject.module.named_parameters(), twin.module.parameters(), strict=True
+    ):
+        if own.numel() > 30:
+            assert torch.allclose(own.std(), other.std(), rtol=0.5), name
+        assert not torch.equal(own, other), name
+    for own, other in zip(subject.module.buffers(), twin.module.buffers(), strict=True):
+        assert torch.equal(own, other)
+    drawn, again, other = (
+        randomized(subject, seed=seed).module.state_dict()["0.weight"] for seed in (3, 3, 4)
+    )
+    assert torch.equal(drawn, again)
+    assert not torch.equal(drawn, other)
+
+
+def test_only_the_last_layer_can_be_drawn_anew():
+    subject, _, _ = problem("conv")
+    twin = randomized(subject, layers="last")
+    changed = [
+        name
+        for (name, own), other in zip(
+            subject.module.named_parameters(), twin.module.parameters(), strict=True
+        )
+        if not torch.equal(own, other)
+    ]
+    assert changed == ["7.weight", "7.bias"]
+
+
+def test_a_map_of_the_input_alone_fails_and_the_gradient_passes():
+    given = problem("smooth", 20)
+    assert_passes_sanity_check(*given, attribution="saliency", at_most=0.6)
+    flat = Classifier(copy.deepcopy(given[0].module))
+    for parameter in flat.module.parameters():
+        nn.init.constant_(parameter, 0.01)  # so that the twin is the network
+    with pytest.raises(TriGuardFailure, match=r"mean Spearman rank correlation .* is not <= 0\.6"):
+        assert_passes_sanity_check(flat, *given[1:], attribution="gradient_x_input", at_most=0.6)
+
+
+def test_the_class_that_is_explained_is_that_of_the_network_itself():
+    subject, inputs, labels = problem("conv")
+    found = assert_passes_sanity_check(
+        subject, inputs, labels, attribution="saliency", at_most=1.0, seed=5
+    )
+    twin = randomized(subject, seed=5)
+    maps = [attributions.get("saliency")(each, inputs, labels) for each in (subject, twin)]
+    expected = metrics.get("spearman")(*maps)
+    assert torch.allclose(torch.from_numpy(found.values), expected, rtol=1e-9)
+    predicted = assert_passes_sanity_check(
+        subject, inputs, attribution="saliency", at_most=1.0, seed=5
+    )
+    classes = subject(inputs).argmax(1)
+    maps = [attributions.get("saliency")(each, inputs, classes) for each in (subject, twin)]
+    expected = metrics.get("spearman")(*maps)
+    assert torch.allclose(torch.from_numpy(predicted.values), expected, rtol=1e-9)
+    assert found.passes == {"forward": 16, "backward": 16}
+
+
+def test_wrong_arguments_are_refused():
+    given = problem("linear")
+    with pytest.raises(InputTypeError, match="methods must be two attributions, but 'saliency'"):
+        assert_explanations_agree(*given, methods="saliency", at_least=0.5)
+    with pytest.raises(InputError, match="methods must be two attributions, but 1 came"):
+        assert_explanations_agree(*given, methods=("saliency",), at_least=0.5)
+    with pytest.raises(InputError, match="at_least must be given for spearman"):
+        assert_explanations_agree(*given, methods=("saliency", "saliency"), at_most=0.5)
+    with pytest.raises(InputError, match="metric must be a similarity, but cosine came"):
+        assert_passes_sanity_check(*given, attribution="saliency", metric="cosine", at_most=0.5)
+    with pytest.raises(InputError, match="layers must be one of 'all', 'last', but 'first' came"):
+        assert_passes_sanity_check(*given, attribution="saliency", layers="first", at_most=0.5)
+    bare = Classifier(nn.Sequential(nn.Flatten()))
+    with pytest.raises(InputError, match="the module must have parameters to randomize"):
+        randomized(bare)
