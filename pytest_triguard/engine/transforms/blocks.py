@@ -87,21 +87,16 @@ class Blocks(InputTransform):
         draw = draws.uniform(keys, (sum(cuts) + 3 * each,), dtype=inputs.dtype)
         sizes = [*cuts, each, each, each]
         by_row, by_column, drawn, share, factor = torch.split(draw, sizes, dim=1)
-        rows, columns = _Axis.cut(by_row, self.blocks), _Axis.cut(by_column, self.blocks)
-        block = rows.block.unsqueeze(2) * self.blocks + columns.block.unsqueeze(1)
-
-        def spread(values: Tensor) -> Tensor:
-            return values.gather(1, block.flatten(1)).view(block.shape)
-
-        number = (spread(drawn) * len(self.operations)).floor()
+        grid = _Grid(_Axis.cut(by_row, self.blocks), _Axis.cut(by_column, self.blocks), self.blocks)
+        number = (drawn * len(self.operations)).floor()
         where = {name: number == place for place, name in enumerate(self.operations)}
-        moved = _moved(inputs, rows, columns, spread(share), where)
+        moved = _moved(inputs, grid, share, where)
         if "scale" in where:
-            scaled = moved * spread(factor).unsqueeze(1)
-            moved = torch.where(where["scale"].unsqueeze(1), scaled, moved)
+            factor = torch.where(where["scale"], factor, torch.ones_like(factor))
+            moved = moved * grid.spread(factor).unsqueeze(1)
         if "noise" in where:
-            noisy = self._noisy(moved, keys, model)
-            moved = torch.where(where["noise"].unsqueeze(1), noisy, moved)
+            noisy = grid.spread(where["noise"]).unsqueeze(1)
+            moved = torch.where(noisy, self._noisy(moved, keys, model), moved)
         return moved
 
     def _noisy(self, inputs: Tensor, keys: Tensor, model: Model) -> Tensor:
@@ -113,28 +108,22 @@ class Blocks(InputTransform):
         return (inputs + noise).clamp(*model.bounds(inputs.dtype))
 
 
-def _moved(
-    inputs: Tensor, rows: _Axis, columns: _Axis, share: Tensor, where: dict[str, Tensor]
-) -> Tensor:
+def _moved(inputs: Tensor, grid: _Grid, share: Tensor, where: dict[str, Tensor]) -> Tensor:
     """Return every pixel fetched from where its block's operation says.
 
     Args:
         inputs: `(m, C, H, W)`.
-        rows: How rows are cut.
-        columns: How columns are cut.
-        share: `(m, H, W)` how far a block is rolled, as a share of its length.
-        where: `(m, H, W)` bool, the pixels whose block goes through an operation, by its name.
+        grid: How they are cut.
+        share: `(m, blocks)` how far a block is rolled, as a share of its length.
+        where: `(m, blocks)` bool, the blocks that go through an operation, by its name.
     """
-    rotated = where.get("rotate")
+    nowhere = torch.zeros_like(share, dtype=torch.bool)
 
-    def turned(name: str) -> Tensor | None:
-        flipped = where.get(name)
-        if flipped is None or rotated is None:
-            return rotated if flipped is None else flipped
-        return flipped | rotated
+    def drawn(name: str) -> Tensor:
+        return where.get(name, nowhere)
 
-    row = rows.fetched(1, share, where.get("roll_rows"), turned("flip_rows"))
-    column = columns.fetched(2, share, where.get("roll_columns"), turned("flip_columns"))
+    row = grid.fetched(1, share, drawn("roll_rows"), drawn("flip_rows") | drawn("rotate"))
+    column = grid.fetched(2, share, drawn("roll_columns"), drawn("flip_columns") | drawn("rotate"))
     source = (row * inputs.shape[3] + column).flatten(1).unsqueeze(1)
     flat = inputs.flatten(2)
     return flat.gather(2, source.expand_as(flat)).view_as(inputs)
@@ -166,24 +155,43 @@ class _Axis:
         start = edges.gather(1, block)
         return cls(block, start, edges.gather(1, block + 1) - start)
 
-    def fetched(
-        self, dim: int, share: Tensor, rolled: Tensor | None, turned: Tensor | None
-    ) -> Tensor:
-        """Return the place along this axis from which each pixel is fetched, `(m, H, W)`.
+
+@dataclass(frozen=True)
+class _Grid:
+    """Rows and columns cut into as many blocks each, numbered row by row."""
+
+    rows: _Axis
+    columns: _Axis
+    blocks: int
+
+    def spread(self, values: Tensor) -> Tensor:
+        """Return the value of each pixel's block, `(m, H, W)`."""
+        block = self.rows.block.unsqueeze(2) * self.blocks + self.columns.block.unsqueeze(1)
+        return values.gather(1, block.flatten(1)).view(block.shape)
+
+    def fetched(self, dim: int, share: Tensor, rolled: Tensor, turned: Tensor) -> Tensor:
+        """Return the place along an axis from which each pixel is fetched, `(m, H, W)`.
 
         Args:
             dim: Dimension of the axis.
             share: How far a block is rolled, as a share of its length.
-            rolled: Where blocks are rolled, if any are.
-            turned: Where a block's end comes first, if anywhere.
+            rolled: Which blocks are rolled.
+            turned: Which blocks have their end first.
         """
-        other = 3 - dim
-        start, length = self.start.unsqueeze(other), self.length.unsqueeze(other)
-        place = torch.arange(self.block.shape[1], device=self.block.device)
-        inside = place.unsqueeze(other - 1).unsqueeze(0) - start
-        if rolled is not None:
-            shift = (share * length).to(torch.int64).clamp_max(length - 1)
-            inside = torch.where(rolled, (inside - shift) % length, inside)
-        if turned is not None:
-            inside = torch.where(turned, length - 1 - inside, inside)
-        return start + inside
+        axis, across = (self.rows, self.columns) if dim == 1 else (self.columns, self.rows)
+        # For each place along the axis and each block across it, not yet for each pixel.
+        others = torch.arange(self.blocks, device=share.device)
+        along, step = axis.block.unsqueeze(2), self.blocks
+        block = (along * step + others if dim == 1 else others * step + along).flatten(1)
+
+        def own(values: Tensor) -> Tensor:
+            return values.gather(1, block).view(len(values), -1, self.blocks)
+
+        start, length = axis.start.unsqueeze(2), axis.length.unsqueeze(2)
+        inside = torch.arange(axis.block.shape[1], device=share.device).view(1, -1, 1) - start
+        shift = (own(share) * length).to(torch.int64).clamp_max(length - 1)
+        inside = torch.where(own(rolled), (inside - shift) % length, inside)
+        source = start + torch.where(own(turned), length - 1 - inside, inside)
+        index = across.block.unsqueeze(1).expand(-1, source.shape[1], -1)
+        found = source.gather(2, index)
+        return found if dim == 1 else found.mT

@@ -7,7 +7,6 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from pytest_triguard.engine.transforms.base import GradientTransform
 from pytest_triguard.errors import InputError
@@ -45,21 +44,24 @@ class Kernel(GradientTransform):
         """Return the smoothed gradient, `(n, C, H, W)`."""
         if self.size == 1:
             return gradient
-        weights, half = self.profile(gradient), self.size // 2
         # The kernel is a product: down the columns, then along the rows.
-        planes = gradient.flatten(0, 1).unsqueeze(1)
-        planes = functional.conv2d(planes, weights.view(1, 1, -1, 1), padding=(half, 0))
-        planes = functional.conv2d(planes, weights.view(1, 1, 1, -1), padding=(0, half))
-        return planes.view_as(gradient)
+        rows, columns = (self.matrix(gradient.shape[axis], gradient) for axis in (2, 3))
+        return rows @ gradient @ columns
 
-    def profile(self, like: Tensor) -> Tensor:
-        """Return the weights along one axis, `(size,)`; they sum to one."""
+    def matrix(self, side: int, like: Tensor) -> Tensor:
+        """Return the symmetric matrix `(side, side)` that smoothes one axis."""
         half = self.size // 2
-        offsets = torch.arange(-half, half + 1, device=like.device, dtype=like.dtype)
+        places = torch.arange(side, device=like.device, dtype=like.dtype)
+        offsets = places.unsqueeze(1) - places
+        own = torch.arange(-half, half + 1, device=like.device, dtype=like.dtype)
+        weights = self.profile(offsets) / self.profile(own).sum()
+        return torch.where(offsets.abs() <= half, weights, torch.zeros_like(weights))
+
+    def profile(self, offsets: Tensor) -> Tensor:
+        """Return the weights at some offsets in pixels, along one axis and not yet normalised."""
+        half = self.size // 2
         if self.kernel == "uniform":
-            weights = torch.ones_like(offsets)
-        elif self.kernel == "linear":
-            weights = 1 - offsets.abs() / (half + 1)
-        else:
-            weights = torch.exp(-0.5 * (3 * offsets / max(half, 1)) ** 2)
-        return weights / weights.sum()
+            return torch.ones_like(offsets)
+        if self.kernel == "linear":
+            return 1 - offsets.abs() / (half + 1)
+        return torch.exp(-0.5 * (3 * offsets / half) ** 2)
