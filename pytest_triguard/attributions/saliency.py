@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from pytest_triguard.attributions.base import Attribution, known_targets
+from pytest_triguard.engine.backward_rules import BackwardRules
 from pytest_triguard.engine.gradients import input_gradient
 from pytest_triguard.engine.model import Model
 from pytest_triguard.engine.samples import Batch
@@ -45,11 +46,15 @@ class Saliency(Attribution):
         return GradientMean(self.objective)
 
 
-def chunked_gradient(method: Attribution, model: Model, batch: Batch) -> tuple[Tensor, Tensor]:
+def chunked_gradient(
+    method: Attribution, model: Model, batch: Batch, *, rules: BackwardRules | None = None
+) -> tuple[Tensor, Tensor]:
     """Return the gradient of a method's output at the samples themselves, and their logits."""
-    targets = known_targets(batch)
+    targets, objective = known_targets(batch), method.objective
     parts = model.chunk.attempt(
-        lambda part: input_gradient(model, batch.inputs[part], targets[part], method.objective),
+        lambda part: input_gradient(
+            model, batch.inputs[part], targets[part], objective, rules=rules
+        ),
         len(batch),
     )
     if len(parts) == 1:

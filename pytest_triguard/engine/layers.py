@@ -56,6 +56,12 @@ class Captured:
         self._output = output
         return output.clone() if isinstance(output, Tensor) else None
 
+    def cut(self, module: nn.Module, inputs: Any, output: Any) -> Any:
+        """Keep an output without its graph; the network goes on from there, with a new one."""
+        if isinstance(output, Tensor) and output.dtype.is_floating_point:
+            output = output.detach().requires_grad_()
+        return self.take(module, inputs, output)
+
 
 @contextmanager
 def capture(layer: nn.Module) -> Iterator[Captured]:
@@ -84,6 +90,26 @@ def capture_input(layer: nn.Module) -> Iterator[Captured]:
         return (captured.take(module, inputs, inputs[0]), *inputs[1:])
 
     handle = layer.register_forward_pre_hook(take)
+    try:
+        yield captured
+    finally:
+        handle.remove()
+
+
+@contextmanager
+def cut(layer: nn.Module) -> Iterator[Captured]:
+    """Capture what a layer gives, and begin the autograd graph there in the block.
+
+    What runs before the layer leaves no graph, so that a gradient costs what comes behind it.
+
+    Args:
+        layer: A module of the network.
+
+    Yields:
+        An object whose `output` is what the layer gave last, a leaf of the graph.
+    """
+    captured = Captured(layer)
+    handle = layer.register_forward_hook(captured.cut)
     try:
         yield captured
     finally:

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
 import torch
-from captum.attr import InputXGradient, IntegratedGradients, NoiseTunnel
+from captum.attr import (
+    GuidedGradCam,
+    InputXGradient,
+    IntegratedGradients,
+    LayerAttribution,
+    LayerGradCam,
+    NoiseTunnel,
+)
 from captum.attr import Occlusion as CaptumOcclusion
 from captum.attr import Saliency as CaptumSaliency
 from torch import Tensor, nn
@@ -18,6 +26,10 @@ from tests.networks import SHAPES
 
 Known = Callable[[Tensor, Tensor], Tensor]
 Peer = Callable[[nn.Module, Tensor, Tensor], Tensor]
+
+
+SPATIAL = tuple(name for name in SHAPES if name != "linear")
+"""Networks with features that have places."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +51,7 @@ class Row:
         never_negative: Whether its maps have no sign.
         finite: Whether its maps are finite even where the gradient is not.
         invariant: Whether its maps depend on what the network computes and not on how.
+        normalised: Whether normalisation may as well be written into the network.
         degree: Power of the output's scale that its maps scale with.
         networks: Networks it is tested on, of those in `SHAPES`.
     """
@@ -56,8 +69,14 @@ class Row:
     never_negative: bool = False
     finite: bool = False
     invariant: bool = True
+    normalised: bool = True
     degree: int = 1
     networks: tuple[str, ...] = tuple(SHAPES)
+
+    @property
+    def spatial(self) -> bool:
+        """Whether it needs a network with places."""
+        return self.networks == SPATIAL
 
     def method(self, **changed: Any) -> attributions.Attribution:
         """Return the attribution, fast, with changed hyperparameters."""
@@ -107,6 +126,62 @@ def from_uniform_references(inputs: Tensor, form: Tensor) -> Tensor:
     return (products - form.diagonal() / 12) / 2
 
 
+def _features(network: nn.Module) -> nn.Module:
+    """Return the last layer with places of one of the networks."""
+    if not isinstance(network, nn.Sequential):
+        return network.block
+    layers = list(network)
+    return layers[[type(each) for each in layers].index(nn.Flatten) - 1]
+
+
+def _class_activation(network: nn.Module, inputs: Tensor, targets: Tensor) -> Tensor:
+    found = LayerGradCam(network, _features(network)).attribute(
+        inputs, targets, relu_attributions=True
+    )
+    maps = LayerAttribution.interpolate(found, inputs.shape[2:], "bilinear")
+    return (maps / inputs.shape[1]).expand_as(inputs)
+
+
+class _GuidedRelu(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, values: Tensor) -> Tensor:
+        ctx.save_for_backward(values)
+        return values.relu()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        (values,) = ctx.saved_tensors
+        return gradient * (values > 0) * (gradient > 0)
+
+
+def _guided_residual(network: nn.Module, inputs: Tensor, targets: Tensor) -> Tensor:
+    """Return the guided gradient of the residual network, of which Captum's loses the way around.
+
+    Its hook on a ReLU clips whatever else comes back to the input of the ReLU.
+    """
+    hidden = network.stem(inputs)
+    hidden = hidden + network.block[1](_GuidedRelu.apply(hidden))
+    logits = network.head(_GuidedRelu.apply(hidden).amax((2, 3)))
+    return torch.autograd.grad(logits.gather(1, targets.unsqueeze(1)).sum(), inputs)[0]
+
+
+def _guided(network: nn.Module, inputs: Tensor, targets: Tensor) -> Tensor:
+    if not isinstance(network, nn.Sequential):
+        activation = _class_activation(network, inputs, targets) * inputs.shape[1]
+        return _guided_residual(network, inputs, targets) * activation
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        method = GuidedGradCam(network, _features(network))
+        return method.attribute(inputs, targets, interpolate_mode="bilinear")
+
+
+def _from_zero_to_one(parts: Tensor) -> Tensor:
+    sizes = parts.abs() - parts.abs().amin((1, 2, 3), keepdim=True)
+    sizes = sizes / sizes.amax((1, 2, 3), keepdim=True)
+    return sizes.mean(1, keepdim=True).expand_as(parts)
+
+
+NO_FEATURES = dict.fromkeys(("linear", "quadratic"), "such a network has no features with places")
 ON_LINES = {"keep": "all", "mode": "canonical"}
 LINES_MISSING = {
     "linear": "it depends on the references, which a test of its own looks at",
@@ -216,6 +291,39 @@ TABLE = (
         missing={"peer": "Captum's is wrong behind max-pools; a test of its own says where"},
         defaults={"baseline": "zero", "reused": "refuse"},
         invariant=False,
+    ),
+    Row(
+        "grad_cam",
+        linear=None,
+        quadratic=None,
+        peer=_class_activation,
+        missing=NO_FEATURES,
+        defaults={"layer": None, "relu": True},
+        never_negative=True,
+        networks=SPATIAL,
+    ),
+    Row(
+        "guided_grad_cam",
+        linear=None,
+        quadratic=None,
+        peer=_guided,
+        missing=NO_FEATURES,
+        defaults={"layer": None, "relu": True},
+        degree=2,
+        networks=SPATIAL,
+    ),
+    Row(
+        "fullgrad",
+        linear=lambda inputs, weights: _from_zero_to_one(inputs * weights),
+        quadratic=lambda inputs, form: _from_zero_to_one(
+            (inputs * (inputs @ form)).view(-1, 1, 1, 6)
+        ).flatten(1),
+        peer=None,
+        missing={"peer": "Captum has no such method; a test of its own adds up the parts"},
+        defaults={"mode": "canonical"},
+        never_negative=True,
+        normalised=False,
+        degree=0,
     ),
     Row(
         "guided_ig",

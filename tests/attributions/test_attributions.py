@@ -330,7 +330,7 @@ def test_the_target_is_what_is_given_or_the_label_or_the_prediction(row):
     assert close(row.method()(subject, data, 2), row.method()(subject, inputs, labels * 0 + 2))
 
 
-@every_row
+@pytest.mark.parametrize("row", [row for row in TABLE if row.normalised], ids=lambda row: row.name)
 def test_normalisation_is_part_of_the_network_and_maps_are_in_input_units(row):
     mean, std = [0.4, 0.5, 0.6], [0.2, 0.3, 0.4]
     subject, inputs, targets = problem("conv", 4)
@@ -352,7 +352,7 @@ def test_normalisation_is_part_of_the_network_and_maps_are_in_input_units(row):
     assert close(found, expected, 1e-12)
 
 
-@every_row
+@pytest.mark.parametrize("row", [row for row in TABLE if not row.spatial], ids=lambda row: row.name)
 def test_a_network_that_ignores_its_input_has_zero_maps(row):
     class Constant(nn.Module):
         def forward(self, inputs):

@@ -1,0 +1,182 @@
+"""The gradients of inputs and biases, each times what it belongs to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from pytest_triguard.attributions.base import (
+    Attribution,
+    known_logits,
+    known_targets,
+    with_logits,
+    with_targets,
+)
+from pytest_triguard.attributions.lines import MODES
+from pytest_triguard.engine.gradients import input_gradient
+from pytest_triguard.engine.model import Model
+from pytest_triguard.engine.samples import Batch, Feed
+from pytest_triguard.running import running
+from pytest_triguard.validation import one_of
+
+_OFFSET = 1e-6
+"""What the published code adds to the range it divides by."""
+
+Fold = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True, kw_only=True)
+class FullGrad(Attribution):
+    """Gradient times input and gradient times bias of every layer, rescaled and added up.
+
+    Each of these parts is taken absolute, scaled to reach from 0 to 1, summed over its channels and
+    enlarged to the image; the map has one value per place, which is spread over the channels of the
+    image. The input is what the network sees, after the classifier's normalisation. Biases are
+    those of convolutions, linear layers (which have no place and add nothing to a map) and batch
+    normalisations, of which the bias is what they add in all. Before they are rescaled, the parts
+    sum to the explained logit, where the network is piecewise linear and has no other bias:
+    `completeness_error` tells it.
+
+    Args:
+        mode: `"canonical"`; or `"reference"`, which adds 1e-6 to each range before dividing by it
+            and aligns corners when enlarging, as the published code does.
+
+    References:
+        Srinivas and Fleuret 2019, "Full-Gradient Representation for Neural Network Visualization",
+        arXiv:1905.00780, equations 2 and 3 and section 4.1.
+    """
+
+    name: ClassVar[str] = "fullgrad"
+    kind: ClassVar[str] = "gradient"
+
+    mode: str = "canonical"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        one_of("mode", self.mode, MODES)
+
+    @property
+    def passes_per_sample(self) -> int:
+        """One."""
+        return 1
+
+    def explain(self, model: Model, batch: Batch) -> Tensor:
+        """Return the maps, `(n, C, H, W)`."""
+        inputs, aligned = batch.inputs, self.mode == "reference"
+
+        def shown(part: Tensor) -> Tensor:
+            if part.ndim != 4:
+                return part.new_zeros(())
+            summed = self._scaled(part).sum(1, keepdim=True)
+            return functional.interpolate(
+                summed, inputs.shape[2:], mode="bilinear", align_corners=aligned
+            )
+
+        maps = self._folded(model, batch, shown) / inputs.shape[1]
+        return maps.expand_as(inputs).contiguous()
+
+    def completeness_error(
+        self,
+        classifier: Any,
+        inputs: Any,
+        targets: Any = None,
+        *,
+        ids: Sequence[Hashable] | None = None,
+    ) -> Tensor:
+        """Return how far the parts, before they are rescaled, are from summing to the output.
+
+        Args:
+            classifier: As for the attribution itself.
+            inputs: Likewise.
+            targets: Likewise.
+            ids: Likewise.
+
+        Returns:
+            `(N,)`: the distance of the sum from the output, as a fraction of the output.
+        """
+        with running(classifier, inputs, ids=ids, targets=targets) as run:
+            run.tune(self.passes_per_sample)
+            errors = [
+                self._error(run.model, with_logits(run.model, with_targets(run.model, block)))
+                for block in Feed(run.samples, run.model.device).blocks(run.model.chunk.rows)
+            ]
+            return torch.cat(errors).to(run.like.device)
+
+    def _error(self, model: Model, batch: Batch) -> Tensor:
+        total = self._folded(model, batch, lambda part: part.flatten(1).sum(1))
+        output = self.objective(known_logits(batch), known_targets(batch))
+        return (total - output).abs() / output.abs().clamp_min(torch.finfo(output.dtype).tiny)
+
+    def _folded(self, model: Model, batch: Batch, fold: Fold) -> Tensor:
+        """Return the sum of what a function makes of each part."""
+        targets = known_targets(batch)
+
+        def run(rows: slice) -> Tensor:
+            inputs = batch.inputs[rows]
+            folded: list[Tensor] = []
+            with _bias_parts(model.module, lambda part: _add(folded, fold(part))):
+                gradient, _ = input_gradient(model, inputs, targets[rows], self.objective)
+            _add(folded, fold(_seen(model, inputs) * gradient))
+            return folded[0]
+
+        parts = model.chunk.attempt(run, len(batch))
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+    def _scaled(self, part: Tensor) -> Tensor:
+        """Return the absolute values of a part, from 0 to 1 for each sample."""
+        sizes = part.abs()
+        sizes = sizes - sizes.amin((1, 2, 3), keepdim=True)
+        largest = sizes.amax((1, 2, 3), keepdim=True)
+        if self.mode == "reference":
+            return sizes / (largest + _OFFSET)
+        return torch.where(largest > 0, sizes / largest, sizes)
+
+
+def _add(folded: list[Tensor], value: Tensor) -> None:
+    """Keep the sum of values as the only element."""
+    folded[:] = [folded[0] + value] if folded else [value]
+
+
+def _seen(model: Model, inputs: Tensor) -> Tensor:
+    """Return what the network sees, in the units of the inputs: they less the mean."""
+    if model.normalization is None:
+        return inputs
+    mean = torch.tensor(list(model.normalization[0]), dtype=inputs.dtype).to(inputs.device)
+    return inputs - mean.view(1, -1, 1, 1)
+
+
+@contextmanager
+def _bias_parts(module: nn.Module, take: Callable[[Tensor], None]) -> Iterator[None]:
+    """Hand out bias times gradient of every layer while a gradient is taken in the block."""
+
+    def watch(layer: nn.Module, _: Any, output: Any) -> None:
+        bias = _bias(layer)
+        if bias is None or not isinstance(output, Tensor) or not output.requires_grad:
+            return
+        if not isinstance(layer, nn.Linear):
+            bias = bias.view(1, -1, *[1] * (output.ndim - 2))
+        output.register_hook(lambda gradient: take(bias * gradient))  # type: ignore[no-untyped-call]
+
+    with ExitStack() as hooks:
+        for each in module.modules():
+            hooks.callback(each.register_forward_hook(watch).remove)
+        yield
+
+
+def _bias(layer: nn.Module) -> Tensor | None:
+    """Return the bias of a layer, if it has one: what it adds to a linear function of its input."""
+    if isinstance(layer, nn.modules.conv._ConvNd | nn.Linear):
+        return layer.bias
+    if not isinstance(layer, nn.modules.batchnorm._BatchNorm) or layer.running_mean is None:
+        return None
+    mean, variance = layer.running_mean, layer.running_var
+    if variance is None:
+        return None
+    shift = -mean / (variance + layer.eps).sqrt()
+    return shift if layer.weight is None else layer.bias + layer.weight * shift

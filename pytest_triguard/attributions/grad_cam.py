@@ -1,0 +1,107 @@
+"""The features of a layer, weighted by how much the output asks for them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from pytest_triguard.attributions.base import Attribution, known_targets
+from pytest_triguard.engine.layers import Layer, check_layer, cut, find_layer, last_spatial_layer
+from pytest_triguard.engine.model import Model
+from pytest_triguard.engine.samples import Batch
+from pytest_triguard.errors import InputError, ModelError
+from pytest_triguard.validation import describe, flag
+
+
+@dataclass(frozen=True, kw_only=True)
+class GradCAM(Attribution):
+    """Channels of a layer times the mean gradient of each, summed and enlarged to the image.
+
+    The map has one value per place, which is spread over the channels of the image. Only what
+    comes behind the layer is differentiated.
+
+    Args:
+        layer: A module of the network, or its dotted name, with an output `(N, C, h, w)`; None for
+            the last layer with more than one place.
+        relu: Whether negative values are set to zero, as in the paper, or kept.
+
+    References:
+        Selvaraju et al. 2017, "Grad-CAM: Visual Explanations from Deep Networks via Gradient-based
+        Localization", arXiv:1610.02391, equations 1 and 2.
+    """
+
+    name: ClassVar[str] = "grad_cam"
+    kind: ClassVar[str] = "cam"
+
+    layer: Layer | None = None
+    relu: bool = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.layer is not None:
+            check_layer(self.layer)
+        flag("relu", self.relu)
+
+    @property
+    def passes_per_sample(self) -> int:
+        """One forward pass; going backward to the layer costs less than another."""
+        return 1
+
+    def parameters(self) -> dict[str, Any]:
+        """Return the hyperparameters as plain values, for records and messages."""
+        values = super().parameters()
+        if isinstance(self.layer, nn.Module):
+            values["layer"] = type(self.layer).__name__
+        return values
+
+    def explain(self, model: Model, batch: Batch) -> Tensor:
+        """Return the maps, `(n, C, H, W)`."""
+        inputs = batch.inputs
+        maps = self.activation(model, batch) / inputs.shape[1]
+        return maps.expand_as(inputs).contiguous()
+
+    def activation(self, model: Model, batch: Batch) -> Tensor:
+        """Return the enlarged class activation, `(n, 1, H, W)`."""
+        targets, layer = known_targets(batch), self._layer(model, batch.inputs)
+        parts = model.chunk.attempt(
+            lambda part: self._activation(model, layer, batch.inputs[part], targets[part]),
+            len(batch),
+        )
+        maps = parts[0] if len(parts) == 1 else torch.cat(parts)
+        size = batch.inputs.shape[2:]
+        return functional.interpolate(maps, size, mode="bilinear", align_corners=False)
+
+    def _layer(self, model: Model, inputs: Tensor) -> nn.Module:
+        if self.layer is not None:
+            return find_layer(model.module, self.layer)
+        layer = last_spatial_layer(model, inputs)
+        if layer is None:
+            raise ModelError(
+                f"{self.name} needs a layer with an output (N, C, h, w) of more than one place, "
+                f"but the module {type(model.module).__name__} has none"
+            )
+        return layer
+
+    def _activation(
+        self, model: Model, layer: nn.Module, inputs: Tensor, targets: Tensor
+    ) -> Tensor:
+        with torch.inference_mode(False), torch.enable_grad(), cut(layer) as captured:
+            total = self.objective(model.logits(inputs.detach()), targets).sum()
+            features = captured.output
+            if features.ndim != 4 or not features.dtype.is_floating_point:
+                raise InputError(
+                    f"layer must give an output (N, C, h, w), but {describe(self.layer)} gave "
+                    f"{describe(features)}"
+                )
+            gradient = None
+            if total.requires_grad:
+                (gradient,) = torch.autograd.grad(total, features, allow_unused=True)
+        if gradient is None:
+            return torch.zeros_like(features[:, :1])
+        weights = gradient.mean((2, 3), keepdim=True)
+        maps = (weights * features.detach()).sum(1, keepdim=True)
+        return maps.relu() if self.relu else maps
