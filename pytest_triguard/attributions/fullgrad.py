@@ -19,6 +19,7 @@ from pytest_triguard.attributions.base import (
     with_targets,
 )
 from pytest_triguard.attributions.lines import MODES
+from pytest_triguard.engine.geometry import per_row
 from pytest_triguard.engine.gradients import input_gradient
 from pytest_triguard.engine.model import Model
 from pytest_triguard.engine.samples import Batch, Feed
@@ -73,7 +74,7 @@ class FullGrad(Attribution):
         def shown(part: Tensor) -> Tensor:
             if part.ndim != 4:
                 return part.new_zeros(())
-            summed = self._scaled(part).sum(1, keepdim=True)
+            summed = self._rescaled(part)
             return functional.interpolate(
                 summed, inputs.shape[2:], mode="bilinear", align_corners=aligned
             )
@@ -128,14 +129,15 @@ class FullGrad(Attribution):
         parts = model.chunk.attempt(run, len(batch))
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
-    def _scaled(self, part: Tensor) -> Tensor:
-        """Return the absolute values of a part, from 0 to 1 for each sample."""
+    def _rescaled(self, part: Tensor) -> Tensor:
+        """Return absolute values, from 0 to 1 for each sample, summed over channels."""
         sizes = part.abs()
-        sizes = sizes - sizes.amin((1, 2, 3), keepdim=True)
-        largest = sizes.amax((1, 2, 3), keepdim=True)
+        least, largest = (per_row(each, part) for each in sizes.flatten(1).aminmax(dim=1))
+        summed = sizes.sum(1, keepdim=True) - part.shape[1] * least
+        reach = largest - least
         if self.mode == "reference":
-            return sizes / (largest + _OFFSET)
-        return torch.where(largest > 0, sizes / largest, sizes)
+            return summed / (reach + _OFFSET)
+        return torch.where(reach == 0, 0.0, summed / reach)
 
 
 def _add(folded: list[Tensor], value: Tensor) -> None:

@@ -151,14 +151,18 @@ class AlongLines(Attribution):
 
 def recalibrated(
     method: Attribution, *, keep: str = "valid_references", mode: str = "canonical"
-) -> AlongLines:
+) -> Attribution:
     """Return a method that averages valid contributions only.
 
     Args:
         method: A method that integrates from references: `integrated_gradients`, `ig_uniform`,
             `ig_sg`, `ig_sq` or `expected_gradients`.
-        keep: `"valid_references"` or `"valid_points"`, as of `AlongLines`.
-        mode: Likewise.
+        keep: `"valid_references"`, the mean over those references whose contribution to an element
+            is not negative, or `"valid_points"`, over those points.
+        mode: `"reference"` weights valid points as published code does; see the methods.
+
+    Returns:
+        The method with these hyperparameters; its maps are never negative.
 
     Raises:
         InputTypeError: If the method is another.

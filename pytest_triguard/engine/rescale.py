@@ -37,7 +37,7 @@ _READS = frozenset({"item", "tolist", "__bool__", "__float__", "__int__"})
 _SHAPES_ONLY = ("_like", "new_")
 """Parts of the names of operators that take no more than a shape from a tensor."""
 
-NODES = frozenset({"_Stand", "_Largest"})
+NODES = frozenset({"_Stand", "_Scaled", "_Largest"})
 """Names of the nodes that the rules leave in autograd's graph."""
 
 Run = Callable[[Tensor], Tensor]
@@ -133,31 +133,35 @@ class Rescale(BackwardRules):
 
         own = values.detach().clone() if overwrites else values.detach()
         reference = self._beside(operator_name(func), own)
-        slope, result = _slope(run, own)
-        factor = _ratio(result - run(reference), own, reference, slope)
-        result = _stand(values * factor, result)
-        return values.copy_(result) if overwrites else result
+        if self._reading:
+            return func(*args, **kwargs)  # type: ignore[no-any-return]
+        slope, found = _slope(run, own)
+        factor = _ratio(found - run(reference), own, reference, slope)
+        result: Tensor = _Scaled.apply(values, factor, (found,))
+        return _kept(values, result, overwrites)
 
     def _bilinear(self, func: Function, args: Any, kwargs: dict[str, Any]) -> Tensor:
         first, second = args
         name = operator_name(func)
-        means = [(each.detach() + self._beside(name, each)) / 2 for each in (first, second)]
+        references = [self._beside(name, each) for each in (first, second)]
+        if self._reading:
+            return func(*args, **kwargs)  # type: ignore[no-any-return]
+        means = [(each.detach() + other) / 2 for each, other in zip(args, references, strict=False)]
         plain: Callable[[Tensor, Tensor], Tensor] = getattr(torch, name)
         result = plain(first.detach(), second.detach())
         parts = plain(first, means[1]) + plain(means[0], second)
         result = _stand(parts, result)
-        return first.copy_(result) if in_place(func, (), kwargs) else result
+        return _kept(first, result, in_place(func, (), kwargs))
 
     def _quotient(self, func: Function, args: Any, kwargs: dict[str, Any]) -> Tensor:
         first, second = args[:2]
         inverse = self._elementwise(torch.reciprocal, (second,), {})
         both = carries_gradient(first)
         result = self._bilinear(torch.mul, (first, inverse), {}) if both else inverse * first
-        return first.copy_(result) if in_place(func, (), kwargs) else result
+        return _kept(first, result, in_place(func, (), kwargs))
 
     def _largest(self, func: Function, args: Any, kwargs: dict[str, Any]) -> Tensor:
         values, rest = args[0], args[1:]
-        own = values.detach()
         reference = self._beside(operator_name(func), values)
 
         def run(inputs: Tensor) -> Tensor:
@@ -165,7 +169,9 @@ class Rescale(BackwardRules):
             result: Tensor = given[0] if isinstance(given, tuple) else given
             return result
 
-        result: Tensor = _Largest.apply(values, own, reference, run)
+        if self._reading:
+            return run(values)
+        result: Tensor = _Largest.apply(values, reference, run)
         return result
 
     def _softmax(self, func: Function, args: Any, kwargs: dict[str, Any]) -> Tensor:
@@ -188,6 +194,11 @@ class Rescale(BackwardRules):
         return _stand(parts, result)
 
 
+def _kept(values: Tensor, result: Tensor, overwrites: bool) -> Tensor:
+    """Return a result, in the place of the values if their operator overwrites them."""
+    return values.copy_(result) if overwrites else result
+
+
 def _slope(run: Run, values: Tensor) -> tuple[Tensor, Tensor]:
     """Return derivative and result of an elementwise function."""
     with torch.enable_grad():
@@ -200,9 +211,8 @@ def _slope(run: Run, values: Tensor) -> tuple[Tensor, Tensor]:
 def _ratio(change: Tensor, values: Tensor, reference: Tensor, slope: Tensor) -> Tensor:
     """Return change by difference, and the slope where the difference is lost in rounding."""
     difference = values - reference
-    least = torch.finfo(values.dtype).eps ** 0.75
-    usable = difference.abs() > least * (values.abs() + reference.abs())
-    return torch.where(usable, change / difference, slope)
+    least = values.abs().mul_(torch.finfo(values.dtype).eps ** 0.75)
+    return torch.where(difference.abs() > least, change / difference, slope)
 
 
 class _Stand(torch.autograd.Function):
@@ -215,6 +225,20 @@ class _Stand(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
         return gradients[0], None
+
+
+class _Scaled(torch.autograd.Function):
+    """A value that goes backward by a factor."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, factor: Tensor, result: tuple[Tensor]) -> Tensor:
+        ctx.save_for_backward(factor)
+        return result[0]  # as in _Stand
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        (factor,) = ctx.saved_tensors
+        return gradients[0] * factor, None, None
 
 
 def _stand(stand: Tensor, value: Tensor) -> Tensor:
@@ -231,24 +255,28 @@ class _Largest(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, values: Tensor, own: Tensor, reference: Tensor, run: Run) -> Tensor:
-        ctx.run = run
-        ctx.save_for_backward(own, reference)
-        return run(own)
+    def forward(ctx: Any, values: Tensor, reference: Tensor, run: Run) -> Tensor:
+        with torch.enable_grad():
+            own = values.detach().requires_grad_()
+            found = run(own)
+        ctx.run, ctx.own, ctx.found = run, own, found
+        ctx.save_for_backward(reference)
+        return found.detach()
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:
-        own, reference = ctx.saved_tensors
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        (reference,) = ctx.saved_tensors
+        own, found = ctx.own, ctx.found
         with torch.enable_grad():
-            ends = [each.detach().requires_grad_() for each in (own, reference)]
-            found, base = (ctx.run(each) for each in ends)
+            reference = reference.detach().requires_grad_()
+            base = ctx.run(reference)
         top = torch.maximum(found.detach(), base.detach())
         plain, gained, lost = (
             torch.autograd.grad(result, end, gradients[0] * weight, retain_graph=True)[0]
             for result, end, weight in (
-                (found, ends[0], torch.ones_like(top)),
-                (found, ends[0], top - base.detach()),
-                (base, ends[1], found.detach() - top),
+                (found, own, torch.ones_like(top)),
+                (found, own, top - base.detach()),
+                (base, reference, found.detach() - top),
             )
         )
-        return _ratio(gained + lost, own, reference, plain), None, None, None
+        return _ratio(gained + lost, own.detach(), reference.detach(), plain), None, None

@@ -144,10 +144,15 @@ def test_gradient_x_input_integrates_networks_without_bias(name):
 # --- Captum -------------------------------------------------------------------------------------
 
 
-@every_row_and_network
+@pytest.mark.parametrize(
+    ("row", "name"),
+    [
+        pytest.param(row, name, id=f"{row.name}-{name}")
+        for row in known("peer")
+        for name in row.networks
+    ],
+)
 def test_the_map_is_that_of_captum(row, name, monkeypatch):
-    if row.peer is None:
-        pytest.skip(row.missing["peer"])
     subject, inputs, targets = problem(name, 4)
     method = row.method(**row.agreeing)
     found = method(subject, inputs, targets)
