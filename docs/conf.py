@@ -24,7 +24,7 @@ nitpick_ignore_regex = [
     # Other projects' types: linking them would take a download of their inventories.
     ("py:.*", r"(torch|np|npt|numpy|typing|collections|pathlib|hypothesis)\..*"),
     ("py:class", r"pytest_triguard\.engine\..*"),
-    ("py:.*", r"(Tensor|PerChannel|Hashable|Unpack|Figure|optional)"),
+    ("py:.*", r"(Tensor|Norm|PerChannel|Hashable|Unpack|Figure|optional)"),
     ("py:.*", r"pytest_triguard\.classifier\.PerChannel"),
 ]
 

@@ -56,6 +56,8 @@ class Record:
         method: How it was answered, and at what budget.
         parameters: Method and its parameters.
         diagnostics: Numbers the method says about itself, such as its completeness error.
+        warnings: Signs that the number cannot be relied on, by name, each as a sentence.
+        strict: Whether a warning fails the check.
         classifier: Fingerprint of weights and architecture.
         data: Fingerprint of the inputs and labels that were used.
         passes: Forward and backward passes, counted in samples.
@@ -94,6 +96,8 @@ class Record:
     method: str = ""
     parameters: dict[str, Any] = field(default_factory=dict)
     diagnostics: dict[str, float] = field(default_factory=dict)
+    warnings: dict[str, str] = field(default_factory=dict)
+    strict: bool = False
     classifier: str = ""
     data: str = ""
     passes: dict[str, int] = field(default_factory=dict)
@@ -116,6 +120,11 @@ class Record:
         if self.interval is not None:
             low, high = self.interval
             object.__setattr__(self, "interval", (low, high))
+
+    @property
+    def doubted(self) -> bool:
+        """Whether the check fails by a warning, whatever the number is."""
+        return self.strict and bool(self.warnings)
 
     @property
     def margin(self) -> float | None:

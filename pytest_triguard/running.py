@@ -34,13 +34,16 @@ class Run:
     samples: Samples
     like: Tensor
 
-    def tune(self, passes: int) -> None:
-        """Choose the chunk for a job of so many gradient passes per sample."""
+    def tune(self, passes: int, *, gradients: bool = True) -> None:
+        """Choose the chunk for a job of so many passes per sample, with gradients or without."""
         model = self.model
         example = self.like.to(model.device)
         classes = torch.zeros(1, dtype=torch.int64, device=model.device)
 
         def run(rows: Tensor) -> object:
+            if not gradients:
+                with torch.no_grad():
+                    return model.logits(rows)
             return input_gradient(model, rows, classes.expand(len(rows)), logit)
 
         counted = model.passes.copy()
@@ -72,6 +75,7 @@ def running(
     samples: int | None = None,
     seed: int = 0,
     needs_labels: bool = False,
+    may_draw: bool = False,
 ) -> Iterator[Run]:
     """Check classifier and data, and hold the classifier ready to run.
 
@@ -82,8 +86,9 @@ def running(
         ids: Sample ids that go with a tensor of inputs.
         targets: One class for all samples or one each, or None.
         samples: Size of the seeded random subset, or None for everything.
-        seed: Seed of the subset.
+        seed: Seed of the subset, and of a network that draws at random.
         needs_labels: Whether samples without labels are an error.
+        may_draw: Whether the network may draw at random.
 
     Yields:
         The prepared run.
@@ -114,7 +119,9 @@ def running(
         if needs_labels and first.labels is None:
             raise InputError("labels are missing: give them beside the inputs, or in the loader")
         with classifier.prepared() as model:
-            probe(model, first.inputs.to(model.device))
+            probe(model, first.inputs.to(model.device), may_draw=may_draw)
+            if model.draws:
+                torch.manual_seed(seed)
             stream.num_classes = model.num_classes
             _check_class_names(classifier, model)
             yield Run(model, stream, first.inputs)

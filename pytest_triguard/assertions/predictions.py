@@ -18,7 +18,7 @@ from pytest_triguard.checks.verified import measure_verified
 from pytest_triguard.errors import InputError
 from pytest_triguard.gate import check_threshold
 from pytest_triguard.measurement import Measurement
-from pytest_triguard.validation import describe, whole
+from pytest_triguard.validation import describe, flag, whole
 from pytest_triguard.verification import Budget
 
 
@@ -64,6 +64,7 @@ def assert_robust(
     at_least: float,
     norm: str = "linf",
     attack: str | Attack = "pgd",
+    strict: bool = False,
     **options: Unpack[CheckOptions],
 ) -> Measurement:
     """Assert that enough samples withstand an attack.
@@ -78,6 +79,7 @@ def assert_robust(
         at_least: Smallest share of samples that are classified correctly and stay so, in [0, 1].
         norm: `"linf"` or `"l2"`.
         attack: Name of an attack, or the attack itself, whose eps and norm must then agree.
+        strict: Whether a warning about the evaluation fails the check, such as zero gradients.
         **options: See `CheckOptions`.
 
     Returns:
@@ -91,8 +93,10 @@ def assert_robust(
     check = Check.begin(assert_robust, options)
     threshold = check_threshold(at_least, low=0, high=1, name="at_least")
     method = chosen_attack(attack, check.seed, eps=eps, norm=norm)
-    with check.running(classifier, inputs, labels, needs_labels=True) as run:
-        return check.rate(measure_robustness(run, method), ">=", threshold)
+    draws = method.averages
+    with check.running(classifier, inputs, labels, needs_labels=True, may_draw=draws) as run:
+        found = measure_robustness(run, method)
+        return check.rate(found, ">=", threshold, strict=flag("strict", strict))
 
 
 @points_at_caller
@@ -161,6 +165,7 @@ def assert_attack_success_below(
     target: int | None = None,
     attack: str | Attack | None = None,
     eps: float | Tensor | None = None,
+    strict: bool = False,
     **options: Unpack[CheckOptions],
 ) -> Measurement:
     """Assert that a backdoor trigger, or an attack, seldom reaches its goal.
@@ -177,6 +182,7 @@ def assert_attack_success_below(
         target: Class to reach; None for the trigger's own, or for any class but the label.
         attack: Name of an attack, or the attack itself.
         eps: Radius for a named attack, in input units; an attack object brings its own.
+        strict: Whether a warning about the attack fails the check, such as zero gradients.
         **options: See `CheckOptions`.
 
     Returns:
@@ -202,7 +208,9 @@ def assert_attack_success_below(
             return check.rate(measure_trigger_success(run, trigger, forced), "<", threshold)
     method = chosen_attack(attack, check.seed, eps=eps)
     goal = None if target is None else whole("target", target)
-    with check.running(classifier, inputs, labels, needs_labels=True) as run:
+    draws = method.averages
+    with check.running(classifier, inputs, labels, needs_labels=True, may_draw=draws) as run:
         if goal is not None:
             known_class(goal, run)
-        return check.rate(measure_attack_success(run, method, goal), "<", threshold)
+        found = measure_attack_success(run, method, goal)
+        return check.rate(found, "<", threshold, strict=flag("strict", strict))

@@ -13,10 +13,11 @@ from torch import Tensor
 
 from pytest_triguard.engine.equality import fingerprint
 from pytest_triguard.engine.geometry import NORMS, Norm
+from pytest_triguard.engine.gradients import has_gradients
 from pytest_triguard.engine.iteration import PATH, Outcome
 from pytest_triguard.engine.model import Model
 from pytest_triguard.engine.samples import Batch
-from pytest_triguard.errors import InputError
+from pytest_triguard.errors import InputError, ModelError
 from pytest_triguard.running import Run, running
 from pytest_triguard.settings import current_settings
 from pytest_triguard.validation import describe, number, one_of, whole
@@ -49,8 +50,10 @@ class AttackResult:
         success: `(N,)` bool, whether the prediction at `adversarial` reaches the goal: another
             class than the label, or the target.
         trajectory: The way there, or None unless `trajectory=True` was asked for.
-        passes: Gradient passes each sample needed, `(N,)` int64.
+        passes: Passes each sample needed, `(N,)` int64: gradients, or queries without them.
         cost: Forward and backward passes in all, counted in samples.
+        broken_by: Name of the attack that reached the goal for each sample, or None.
+        costs: The same passes for each attack that took part.
     """
 
     adversarial: Tensor
@@ -58,6 +61,8 @@ class AttackResult:
     trajectory: Trajectory | None
     passes: Tensor
     cost: dict[str, int]
+    broken_by: tuple[str | None, ...]
+    costs: dict[str, dict[str, int]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +80,7 @@ class Attack(ABC):
     seed: int | None = None
 
     name: ClassVar[str]
+    with_fewer_classes: ClassVar[str] = "use attack='apgd_ce'"
 
     def __post_init__(self) -> None:
         check_eps(self.eps)
@@ -83,6 +89,21 @@ class Attack(ABC):
         one_of("norm", self.norm, NORMS)
         if self.seed is not None:
             whole("seed", self.seed)
+
+    @property
+    def takes_targets(self) -> bool:
+        """Whether it can aim at a class."""
+        return True
+
+    @property
+    def needs_gradients(self) -> bool:
+        """Whether it follows gradients of the network."""
+        return True
+
+    @property
+    def averages(self) -> bool:
+        """Whether it averages over passes, and so is made for networks that draw at random."""
+        return False
 
     @property
     @abstractmethod
@@ -136,24 +157,53 @@ class Attack(ABC):
             ModelError: If the module breaks what a classifier promises.
         """
         with running(
-            classifier, inputs, labels, ids=ids, targets=targets, needs_labels=True
+            classifier,
+            inputs,
+            labels,
+            ids=ids,
+            targets=targets,
+            seed=self.drawn_seed,
+            needs_labels=True,
+            may_draw=self.averages,
         ) as run:
-            self.check_eps_for(run)
-            run.tune(self.passes_per_sample)
+            self.check_for(run, targeted=targets is not None)
+            run.tune(self.passes_per_sample, gradients=self.needs_gradients)
             outcomes = self.stream(run.model, run.samples)
-            return _gathered(outcomes, run.like.device, run.model)
+            return _gathered(self.name, outcomes, run.like.device, run.model)
 
     def radius(self, positions: list[int]) -> Tensor:
         """Return the radius of each sample's ball, `(n,)`, on the host."""
         return radii(self.eps, positions)
 
-    def check_eps_for(self, run: Run) -> None:
-        """Refuse an eps that does not go with the samples or the range of the inputs.
+    def classes_needed(self, *, targeted: bool) -> int:
+        """Return the fewest classes the attack is defined for."""
+        return 2
+
+    def check_for(self, run: Run, *, targeted: bool = False) -> None:
+        """Refuse a classifier, samples or a goal that the attack is not made for.
 
         Raises:
-            InputError: If there is not one radius per sample, or one exceeds the range.
+            InputError: If there is not one radius per sample, if one exceeds the range of the
+                inputs, if there are too few classes, or if the attack takes no targets.
+            ModelError: If the attack follows gradients and the module gives none.
         """
         check_reach(self.eps, self.norm, run)
+        if targeted and not self.takes_targets:
+            raise InputError(
+                f"targets must be left out for {self.name!r}, whose goal is any class but the "
+                "label; 'apgd_ce', 'apgd_dlr', 'square' and 'cw' take them"
+            )
+        classes, needed = run.model.num_classes or 2, self.classes_needed(targeted=targeted)
+        if classes < needed:
+            raise InputError(
+                f"the attack {self.name!r} needs at least {needed} classes, but the classifier has "
+                f"{classes}; {self.with_fewer_classes}"
+            )
+        if self.needs_gradients and not has_gradients(run.model, run.like[:1]):
+            raise ModelError(
+                f"the module {type(run.model.module).__name__} gives no gradient of its logits, "
+                f"which the attack {self.name!r} follows; use attack='square', which needs none"
+            )
 
 
 def radii(eps: float | Tensor, positions: Sequence[int]) -> Tensor:
@@ -212,8 +262,10 @@ def check_eps(eps: Any) -> None:
         raise InputError("eps must be finite and at least 0 for every sample")
 
 
-def _gathered(outcomes: Iterator[Outcome], device: torch.device, model: Model) -> AttackResult:
-    """Join outcomes in the order of the data."""
+def _gathered(
+    name: str, outcomes: Iterator[Outcome], device: torch.device, model: Model
+) -> AttackResult:
+    """Join the outcomes of an attack in the order of the data."""
     found = list(outcomes)
     order = torch.tensor([place for each in found for place in each.positions]).argsort()
 
@@ -230,10 +282,13 @@ def _gathered(outcomes: Iterator[Outcome], device: torch.device, model: Model) -
             ordered([each.path[name] for each in found]) for name in PATH
         )
         trajectory = Trajectory(points, gradients[:, :-1], directions[:, :-1], listed("steps"))
+    breakers = [(each.by or name) if won else None for each in found for won in each.success]
     return AttackResult(
         adversarial=ordered([each.points for each in found]),
         success=listed("success").to(device),
         trajectory=trajectory,
         passes=listed("passes"),
         cost=model.passes.to_dict(),
+        broken_by=tuple(breakers[place] for place in order.tolist()),
+        costs={each: spent.to_dict() for each, spent in model.spent(name).items()},
     )

@@ -151,6 +151,11 @@ class Steps:
         """Whether the trajectory is kept."""
         return self.attack.trajectory
 
+    @property
+    def best(self) -> bool:
+        """Whether the best point of a start is what it found: no, its last one is."""
+        return False
+
     def radius(self, positions: list[int]) -> Tensor:
         """Return the radius of each sample's ball, `(n,)`, on the host."""
         return self.attack.radius(positions)

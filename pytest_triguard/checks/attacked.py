@@ -15,6 +15,7 @@ from pytest_triguard.checks.clean import labelled, sift
 from pytest_triguard.checks.columns import Array, Columns
 from pytest_triguard.checks.falls import Falls
 from pytest_triguard.checks.finding import WORST, Finding, describe_ball, plain_id
+from pytest_triguard.checks.sanity import Sanity
 from pytest_triguard.engine.model import Model
 from pytest_triguard.engine.samples import Batch
 from pytest_triguard.running import Run
@@ -22,7 +23,7 @@ from pytest_triguard.running import Run
 
 def measure_robustness(run: Run, attack: Attack) -> Finding:
     """Measure which samples an attack leaves standing; a misclassified one does not stand."""
-    ids, fell, falls = _attacked(run, attack, None)
+    ids, fell, falls, sanity = _attacked(run, attack, None)
     out = np.isnan(fell)
     worst = falls.rows(run.model) or [
         {"id": plain_id(ids[place]), "misclassified": "before the attack"}
@@ -34,7 +35,7 @@ def measure_robustness(run: Run, attack: Attack) -> Finding:
         values=(fell == 0).astype(np.float64),
         counts={
             f"not falsified by {attack.name}": int((fell == 0).sum()),
-            f"falsified by {attack.name}": int((fell == 1).sum()),
+            **{f"falsified by {name}": count for name, count in sanity.fell().items()},
             "misclassified before the attack": int(out.sum()),
         },
         undefined=0,
@@ -42,6 +43,8 @@ def measure_robustness(run: Run, attack: Attack) -> Finding:
         + describe_ball(attack.eps, attack.norm, run.samples.bounds),
         method=attack.describe(),
         parameters=attack.parameters(),
+        diagnostics=_costs(run),
+        warnings=sanity.warnings(),
         worst=worst,
         counterexamples=falls.examples,
     )
@@ -53,7 +56,7 @@ def measure_attack_success(run: Run, attack: Attack, target: int | None) -> Find
     Untargeted, samples misclassified before the attack do not count; targeted, samples whose
     label is the target do not.
     """
-    ids, fell, falls = _attacked(run, attack, target)
+    ids, fell, falls, sanity = _attacked(run, attack, target)
     untargeted = target is None
     return Finding(
         metric="attack success",
@@ -61,12 +64,15 @@ def measure_attack_success(run: Run, attack: Attack, target: int | None) -> Find
         values=fell,
         counts=success_counts(
             fell, "misclassified before the attack" if untargeted else "label is the target"
-        ),
+        )
+        | _broken_by(sanity),
         undefined=0,
         subject=f"{attack.name} reaches {'another class' if untargeted else f'class {target}'} in "
         "the " + describe_ball(attack.eps, attack.norm, run.samples.bounds),
         method=attack.describe(),
         parameters=attack.parameters() | {"target": target},
+        diagnostics=_costs(run),
+        warnings=sanity.warnings(),
         worst=falls.rows(run.model),
         counterexamples=falls.examples,
     )
@@ -90,11 +96,34 @@ def others(batches: Iterable[Batch], target: int, columns: Columns) -> Iterator[
         yield batch.pick([place for place, flag in enumerate(other) if flag])
 
 
-def _attacked(run: Run, attack: Attack, target: int | None) -> tuple[list[Hashable], Array, Falls]:
-    """Return ids, 1 where a sample fell, 0 where not and NaN where it does not count, and falls."""
-    attack.check_eps_for(run)
-    run.tune(attack.passes_per_sample)
+def _broken_by(sanity: Sanity) -> dict[str, int]:
+    """Return what each attack of a cascade broke."""
+    fell = sanity.fell()
+    return {f"by {name}": count for name, count in fell.items()} if len(fell) > 1 else {}
+
+
+def _costs(run: Run) -> dict[str, float]:
+    """Return the passes of each attack of a cascade."""
+    return {
+        f"{kind} passes of {name}": float(count)
+        for name, spent in run.model.spent_by.items()
+        for kind, count in spent.to_dict().items()
+    }
+
+
+def _attacked(
+    run: Run, attack: Attack, target: int | None
+) -> tuple[list[Hashable], Array, Falls, Sanity]:
+    """Attack the samples that count.
+
+    Returns:
+        Ids; 1 where a sample fell, 0 where not and NaN where it does not count; the first falls;
+        and what speaks against the result.
+    """
+    attack.check_for(run, targeted=target is not None)
+    run.tune(attack.passes_per_sample, gradients=attack.needs_gradients)
     columns, falls = Columns("fell"), Falls(attack, target)
+    sanity = Sanity(run, attack, targeted=target is not None)
     if target is None:
         counted = _correct(run.model, run.samples, columns)
     else:
@@ -103,8 +132,9 @@ def _attacked(run: Run, attack: Attack, target: int | None) -> tuple[list[Hashab
         fell = [float(each) for each in outcome.success]
         columns.add(outcome.positions, outcome.ids, fell=fell)
         falls.offer(outcome)
+        sanity.offer(outcome)
     ids, found = columns.arrays()
-    return ids, found["fell"], falls
+    return ids, found["fell"], falls, sanity
 
 
 def _correct(model: Model, batches: Iterable[Batch], columns: Columns) -> Iterator[Batch]:

@@ -131,7 +131,13 @@ class Check:
 
     @contextmanager
     def running(
-        self, classifier: Any, inputs: Any, labels: Any = None, *, needs_labels: bool = False
+        self,
+        classifier: Any,
+        inputs: Any,
+        labels: Any = None,
+        *,
+        needs_labels: bool = False,
+        may_draw: bool = False,
     ) -> Iterator[Run]:
         """Hold classifier and data ready; see `running.running`."""
         with running(
@@ -142,12 +148,22 @@ class Check:
             samples=self.settings.samples,
             seed=self.seed,
             needs_labels=needs_labels,
+            may_draw=may_draw,
         ) as run:
             self.held = classifier, run
             yield run
 
-    def rate(self, finding: Finding, relation: Relation, threshold: float) -> Measurement:
-        """Judge a rate, keep its record, and raise if the check does not pass."""
+    def rate(
+        self, finding: Finding, relation: Relation, threshold: float, *, strict: bool = False
+    ) -> Measurement:
+        """Judge a rate, keep its record, and raise if the check does not pass.
+
+        Args:
+            finding: What was measured.
+            relation: How it is held against the threshold.
+            threshold: The threshold.
+            strict: Whether a warning fails the check.
+        """
         __tracebackhide__ = True
         self.allowance.require_below_one()
         known = finding.values[finding.values == finding.values]
@@ -162,7 +178,7 @@ class Check:
             undefined=finding.undefined,
             undefined_at_most=self.undefined_at_most,
         )
-        return self._conclude(finding, decision, relation, threshold)
+        return self._conclude(finding, decision, relation, threshold, strict=strict)
 
     def statistic(
         self, finding: Finding, relation: Relation, threshold: float, statistic: str
@@ -216,14 +232,20 @@ class Check:
         return measured[0]
 
     def _conclude(
-        self, finding: Finding, decision: Decision, relation: Relation, threshold: float
+        self,
+        finding: Finding,
+        decision: Decision,
+        relation: Relation,
+        threshold: float,
+        *,
+        strict: bool = False,
     ) -> Measurement:
         __tracebackhide__ = True
         if not decision.n and not decision.undefined:
             decision = replace(decision, reason=f"none of {len(finding.values)} samples counts")
         # In a thread, another test may run by now.
         session = self.session
-        record = self._record(finding, decision, relation, threshold)
+        record = _doubted(self._record(finding, decision, relation, threshold), strict=strict)
         if session is not None:
             record = self._against_baseline(record, finding, session)
             try:
@@ -275,6 +297,7 @@ class Check:
             method=finding.method,
             parameters=finding.parameters,
             diagnostics=finding.diagnostics,
+            warnings=finding.warnings,
             classifier=classifier.fingerprint(),
             data=run.samples.fingerprint,
             passes=run.model.passes.to_dict(),
@@ -300,7 +323,7 @@ class Check:
                 "each a name, such as name=f'eps {eps}'"
             )
         if self.settings.update:
-            passed = record.gate is Verdict.PASSED
+            passed = record.gate is Verdict.PASSED and not record.doubted
             return replace(record, per_sample=per_sample(finding)) if passed else record
         if session.baselines is None:
             return record
@@ -335,6 +358,12 @@ class Check:
             pinned = chunk is None or chunk == self.settings.chunk
             return session.command + ("" if pinned else f" --triguard-chunk={chunk}")
         return f"run again with seed {self.seed}" + (f" and chunks of {chunk}" if chunk else "")
+
+
+def _doubted(record: Record, *, strict: bool) -> Record:
+    """Return the record of a check that warnings fail, where that was asked for."""
+    record = replace(record, strict=strict)
+    return replace(record, verdict=Verdict.FAILED, failed=True) if record.doubted else record
 
 
 def _refuse_unknown(assertion: Callable[..., Measurement], options: CheckOptions) -> None:

@@ -112,7 +112,7 @@ def measure_drift(
         ]
     else:
         attack = between.attack
-        attack.check_eps_for(run)
+        attack.check_for(run)
         run.tune(2 * attribution.passes_per_sample + attack.passes_per_sample)
         pairs = _clean_and_attacked(run, attribution, attack)
         ball = describe_ball(attack.eps, attack.norm, run.samples.bounds)

@@ -19,6 +19,7 @@ from pytest_triguard.engine.objectives import logit
 class _Fall:
     example: Counterexample
     passes: int
+    by: str
 
 
 class Falls:
@@ -51,7 +52,7 @@ class Falls:
             norm=self._attack.norm,
             target=self._target,
         )
-        return _Fall(example, outcome.passes[place])
+        return _Fall(example, outcome.passes[place], outcome.by)
 
     def examples(self) -> list[Counterexample]:
         """Return the counterexamples, earliest fall first."""
@@ -77,5 +78,6 @@ class Falls:
                 "logit lead": ahead,
                 "passes": fall.passes,
             }
+            | ({"by": fall.by} if fall.by else {})
             for fall, to, ahead in zip(falls, predicted.tolist(), lead, strict=True)
         ]

@@ -55,6 +55,7 @@ class Finding:
         method: How it was answered, and at what budget.
         parameters: Method and parameters as plain values: what was asked, not what was found.
         diagnostics: Numbers the method says about itself, such as its completeness error.
+        warnings: Signs that the number cannot be relied on, by name, each as a sentence.
         worst: The worst samples, worst first: id, and what is known about each.
         unknown: Number of samples whose value is not known although it is defined.
         counterexamples: Makes the inputs worth saving, when the check fails.
@@ -71,6 +72,7 @@ class Finding:
     method: str
     parameters: dict[str, Any]
     diagnostics: dict[str, float] = field(default_factory=dict)
+    warnings: dict[str, str] = field(default_factory=dict)
     worst: list[dict[str, Any]] = field(default_factory=list)
     unknown: int = 0
     counterexamples: Callable[[], list[Counterexample]] = list

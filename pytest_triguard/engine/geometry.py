@@ -113,3 +113,29 @@ def random_offset(keys: Tensor, like: Tensor, eps: Tensor, norm: Norm) -> Tensor
     direction = ascent(draws.normal(keys, shape, dtype=like.dtype), "l2")
     fraction = draws.uniform(keys + 1, (1, 1, 1), dtype=like.dtype)
     return direction * radius * fraction ** (1.0 / shape.numel())
+
+
+def surface_offset(keys: Tensor, like: Tensor, eps: Tensor, norm: Norm) -> Tensor:
+    """Return random offsets of length eps, `(N, C, H, W)`.
+
+    Args:
+        keys: `(N,)` int64 from `draws.row_keys`.
+        like: Gives shape and dtype.
+        eps: Lengths.
+        norm: Norm of the length. For L-inf: uniform elements, scaled so that the largest is eps;
+            for L2: a normal direction.
+    """
+    shape, tiny = like.shape[1:], torch.finfo(like.dtype).tiny
+    if norm == "linf":
+        drawn = draws.uniform(keys, shape, dtype=like.dtype, low=-1.0)
+        drawn /= drawn.abs().amax((1, 2, 3), keepdim=True).clamp_min(tiny)
+    else:
+        drawn = ascent(draws.normal(keys, shape, dtype=like.dtype), "l2")
+    return drawn * per_row(eps, like)
+
+
+def length(offset: Tensor, norm: Norm) -> Tensor:
+    """Return the norm of each offset, `(N,)`."""
+    if norm == "linf":
+        return offset.abs().amax((1, 2, 3))
+    return l2_norm(offset).flatten()

@@ -52,3 +52,24 @@ def input_gradient(
     if gradient is None:
         gradient = torch.zeros_like(points)
     return gradient.detach(), logits.detach()
+
+
+def has_gradients(model: Model, points: Tensor) -> bool:
+    """Return whether the logits depend on the input in a way that autograd sees.
+
+    A module that computes without gradients, or detaches, has none; a gradient of zeros is one.
+    The pass is not counted.
+
+    Args:
+        model: The network.
+        points: `(N, C, H, W)` anywhere; one sample is enough.
+    """
+    counted = model.passes.copy()
+    with torch.inference_mode(False), torch.enable_grad():
+        points = points.to(model.device, copy=True).requires_grad_()
+        logits = model.logits(points)
+        gradient = None
+        if logits.requires_grad:
+            (gradient,) = torch.autograd.grad(logits.sum(), points, allow_unused=True)
+    model.passes.forward, model.passes.backward = counted.forward, counted.backward
+    return gradient is not None

@@ -11,12 +11,13 @@ On a host the outcome of every step is looked at. On an accelerator it is looked
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
 
+from pytest_triguard.engine.best import forget, keep
 from pytest_triguard.engine.devices import is_host
 from pytest_triguard.engine.geometry import per_row
 from pytest_triguard.engine.model import Model
@@ -32,8 +33,12 @@ STOPS: tuple[Stop, ...] = ("success", "never")
 PATH = ("points", "gradients", "directions")
 """What a recorded trajectory holds."""
 
-_BROKEN = 2
-"""Marks NaN in the read that tells who won."""
+_WON, _BROKEN, _RISING = 1, 2, 4
+"""What the read at the end of a start tells of a row: its goal reached, a NaN met, a loss that was
+still rising."""
+
+_LATE, _MUCH = 0.8, 0.1
+"""A loss still rises if the steps beyond this share of them bring more than this share of all."""
 
 
 class Search(Protocol):
@@ -59,6 +64,15 @@ class Search(Protocol):
     def record(self) -> bool:
         """Whether the trajectory is kept."""
 
+    @property
+    def best(self) -> bool:
+        """Whether the best point of a start is what it found, or its last one.
+
+        The best is the one that wins, and of equals the one of highest loss; `clean` where no
+        loss is above minus infinity. Rows then carry `best_points`, `best_loss` and `better`,
+        whether the points are the best yet.
+        """
+
     def radius(self, positions: list[int]) -> Tensor:
         """Return the radius of each sample's ball, `(n,)`, on the host."""
 
@@ -69,7 +83,10 @@ class Search(Protocol):
         """Set `points` for the start number `restart`, and what the method carries along."""
 
     def estimate(self, model: Model, rows: Rows) -> tuple[Tensor, Tensor | None]:
-        """Return the estimated gradient, and the logits at the points if they came with it."""
+        """Return the estimated gradient, and the logits at the points if they came with it.
+
+        A search without gradients returns the logits as both.
+        """
 
     def move(self, model: Model, rows: Rows, gradient: Tensor) -> tuple[Tensor, Tensor]:
         """Return the next points and the direction stepped; update what the method carries."""
@@ -98,6 +115,9 @@ class Outcome:
         path: Recorded tensors by name, `(n, steps + 1, C, H, W)`; empty where none is kept.
         broken: Whether the search met a NaN, which leaves open what it did not find; all False
             unless that is to be told.
+        targets: `(n,)` int64 classes to reach, or None.
+        rising: Whether the loss was still rising when the last step was taken.
+        by: Name of the attack, where several took part.
     """
 
     positions: list[int]
@@ -111,6 +131,36 @@ class Outcome:
     steps: list[int]
     path: dict[str, Tensor]
     broken: list[bool]
+    targets: Tensor | None = None
+    rising: list[bool] = field(default_factory=list)
+    by: str = ""
+
+    def pick(self, places: list[int]) -> Outcome:
+        """Return the samples at some places, without their path."""
+        index = torch.tensor(places, dtype=torch.int64).to(self.points.device, non_blocking=True)
+        points, clean, labels, keys = (
+            each.index_select(0, index)
+            for each in (self.points, self.clean, self.labels, self.keys)
+        )
+        passes, steps = (
+            [values[place] for place in places] for values in (self.passes, self.steps)
+        )
+        return replace(
+            self,
+            positions=[self.positions[place] for place in places],
+            ids=[self.ids[place] for place in places],
+            points=points,
+            clean=clean,
+            labels=labels,
+            keys=keys,
+            success=[self.success[place] for place in places],
+            passes=passes,
+            steps=steps,
+            path={},
+            targets=None if self.targets is None else self.targets.index_select(0, index),
+            broken=[self.broken[place] for place in places],
+            rising=[self.rising[place] for place in places],
+        )
 
 
 def search(
@@ -213,9 +263,7 @@ class _Run:
         if batch.targets is not None:
             rows["targets"] = batch.targets.clone()
         if self.method.restarts > 1:
-            rows["best_points"] = rows["clean"].clone()
-            rows["best_loss"] = rows["clean"].new_full((count,), -torch.inf)
-            rows["best_won"] = torch.zeros(count, dtype=torch.bool, device=device)
+            forget(rows, "kept")
         return self.started(rows)
 
     def started(self, rows: Rows) -> Rows:
@@ -223,7 +271,10 @@ class _Run:
         rows.steps = [0] * len(rows)
         rows["step"] = torch.zeros_like(rows["restart"])
         rows["live"] = torch.ones_like(rows["restart"], dtype=torch.bool)
-        rows["highest"] = rows["clean"].new_full((len(rows),), -torch.inf)
+        for name in ("highest", "first_loss", "late_loss"):
+            rows[name] = rows["clean"].new_full((len(rows),), -torch.inf)
+        if self.method.best:
+            forget(rows, "best")
         self.method.begin(self.model, rows)
         if self.method.record:
             clean = rows["clean"]
@@ -239,8 +290,8 @@ class _Run:
         """Take one step with every row that lives: that is neither done nor at its end."""
         gradient, logits = self.estimate(rows)
         # The sign of NaN is 0, and a sample that stands still would pass for robust.
-        rows["highest"] = torch.maximum(rows["highest"], gradient.amax((1, 2, 3)))
-        all_live = self.note_done(logits, rows)
+        rows["highest"] = torch.maximum(rows["highest"], gradient.flatten(1).amax(1))
+        all_live = self.note(logits, rows)
         points, direction = self.method.move(self.model, rows, gradient)
         if not all_live:
             points = torch.where(per_row(rows["live"], points), points, rows["points"])
@@ -252,27 +303,42 @@ class _Run:
         if self.look_every > 1:  # else those at their end leave at once
             rows["live"] = rows["live"] & (rows["step"] < self.method.steps)
 
-    def note_done(self, logits: Tensor | None, rows: Rows) -> bool:
-        """Note the rows that have won; return whether all live, as far as it can be known here."""
-        on_host = self.look_every == 1
+    def note(self, logits: Tensor | None, rows: Rows) -> bool:
+        """Note what has come so far; return whether all rows live, as far as it is known here."""
+        on_host, stops = self.look_every == 1, self.method.stop == "success"
         if logits is None:
             return on_host
+        if not stops and not self.method.best:
+            self.note_loss(logits, rows)
+            return on_host
         won = self.method.won(logits, rows)
-        if on_host and not bool(won.any()):  # a host is asked for nothing, and mostly none has
-            return True
+        if self.method.best:
+            keep(rows, "best", won & _defined(logits), self.method.loss(logits, rows))
+        self.note_loss(logits, rows)
+        # A host is asked for nothing, and mostly none has won.
+        if not stops or (on_host and not bool(won.any())):
+            return on_host
         rows["live"] = rows["live"] & ~(won & _defined(logits))
         return False
 
+    def note_loss(self, logits: Tensor, rows: Rows) -> None:
+        """Note the loss at the start, and where most of the steps are taken."""
+        for name, step in (("first_loss", 0), ("late_loss", int(_LATE * self.method.steps))):
+            if step in rows.steps:
+                loss = rows["best_loss"] if self.method.best else self.method.loss(logits, rows)
+                rows[name] = torch.where(rows["step"] == step, loss, rows[name])
+
     def estimate(self, rows: Rows) -> tuple[Tensor, Tensor | None]:
-        """Return the gradients, and the logits at the points where success must be seen."""
+        """Return the gradients, and the logits at the points where they came or are needed."""
         parts = self.model.chunk.attempt(
             lambda part: self.method.estimate(self.model, rows.part(part)), len(rows)
         )
         gradient = torch.cat([each for each, _ in parts]) if len(parts) > 1 else parts[0][0]
-        if self.method.stop == "never":
-            return gradient, None
         known = [logits for _, logits in parts if logits is not None]
-        return gradient, torch.cat(known) if known else self.logits(rows["points"])
+        if known:
+            return gradient, torch.cat(known) if len(known) > 1 else known[0]
+        needed = self.method.best or self.method.stop == "success"
+        return gradient, self.logits(rows["points"]) if needed else None
 
     @torch.no_grad()
     def logits(self, points: Tensor) -> Tensor:
@@ -296,10 +362,9 @@ class _Run:
         seen: list[int] = (read[0] if len(read) == 1 else torch.cat(read)).tolist()
         if judged is not None:
             rows, flags = judged[0], seen[: len(judged[0])]
-            broken = [flag >= _BROKEN for flag in flags]
             if not self.tells:
-                self.refuse_broken(rows, broken)
-            yield from self.settle(rows, [bool(flag % _BROKEN) for flag in flags], broken)
+                self.refuse_broken(rows, flags)
+            yield from self.settle(rows, flags)
         if active is not None:
             yield from self.leave(active, seen[-len(active) :])
         elif self.ready:
@@ -324,7 +389,7 @@ class _Run:
                 before + self.method.passes(taken + 1)
                 for before, taken in zip(left.spent, left.steps, strict=True)
             ]
-            yield _outcome(left, "points", [True] * len(done), [False] * len(done))
+            yield _outcome(left, "points", [_WON] * len(done))
         if ended:
             left = rows.pick(ended)
             left.steps = [last] * len(ended)
@@ -341,35 +406,41 @@ class _Run:
         self.ended = [rows.part(slice(size, None))] if len(rows) > size else []
         rows = rows.part(slice(0, size))
         logits = self.logits(rows["points"])
-        won = self.method.won(logits, rows) & _defined(logits)
+        won, loss = self.method.won(logits, rows) & _defined(logits), self.method.loss(logits, rows)
+        if self.method.best:
+            keep(rows, "best", won, loss)
+            rows["points"], won, loss = (rows[f"best_{name}"] for name in ("points", "won", "loss"))
+        broken = rows["highest"].isnan() | ~_defined(logits)
+        gained = loss - rows["late_loss"]
+        rising = gained > _MUCH * (loss - rows["first_loss"])
         if self.method.restarts > 1:
-            won = _keep_best(rows, won, self.method.loss(logits, rows))
-        return rows, won + _BROKEN * (rows["highest"].isnan() | ~_defined(logits))
+            keep(rows, "kept", won, loss)
+            won = rows["kept_won"]
+        return rows, _WON * won + _BROKEN * broken + _RISING * rising
 
-    def refuse_broken(self, rows: Rows, broken: list[bool]) -> None:
+    def refuse_broken(self, rows: Rows, seen: list[int]) -> None:
         """Raise a ModelError if a search met a NaN."""
-        for place, flag in enumerate(broken):
-            if flag:
+        for place, flag in enumerate(seen):
+            if flag & _BROKEN:
                 raise ModelError(
                     f"the module {type(self.model.module).__name__} must give finite logits and "
                     f"gradients inside the bounds, but the search from sample "
                     f"{rows.ids[place]!r} led to NaN"
                 )
 
-    def settle(self, rows: Rows, won: list[bool], broken: list[bool]) -> Iterator[Outcome]:
+    def settle(self, rows: Rows, seen: list[int]) -> Iterator[Outcome]:
         """Hand out judged rows, or start them again."""
         last = self.method.restarts - 1
         stops = self.method.stop == "success"
         over = [
             place
             for place in range(len(rows))
-            if rows.starts[place] == last or (stops and won[place])
+            if rows.starts[place] == last or (stops and seen[place] & _WON)
         ]
         if over:
-            source = "best_points" if self.method.restarts > 1 else "points"
+            source = "kept_points" if self.method.restarts > 1 else "points"
             left = rows.pick(over, _handed_out(source))
-            flags = ([each[place] for place in over] for each in (won, broken))
-            yield _outcome(left, source, *flags)
+            yield _outcome(left, source, [seen[place] for place in over])
         if len(over) < len(rows):
             gone = set(over)
             rows = rows.pick([place for place in range(len(rows)) if place not in gone])
@@ -383,22 +454,12 @@ def _defined(logits: Tensor) -> Tensor:
     return ~logits.isnan().any(1)
 
 
-def _keep_best(rows: Rows, won: Tensor, loss: Tensor) -> Tensor:
-    """Keep the point that won, or else the one of highest loss; return whether any start won."""
-    best_won, points = rows["best_won"], rows["points"]
-    better = (won & ~best_won) | ((won == best_won) & (loss > rows["best_loss"]))
-    rows["best_points"] = torch.where(per_row(better, points), points, rows["best_points"])
-    rows["best_loss"] = torch.where(better, loss, rows["best_loss"])
-    rows["best_won"] = won | best_won
-    return rows["best_won"]
-
-
 def _handed_out(points: str) -> set[str]:
     """Return the names of the tensors an outcome is made of."""
-    return {points, "clean", "labels", "keys", *(f"path_{name}" for name in PATH)}
+    return {points, "clean", "labels", "keys", "targets", *(f"path_{name}" for name in PATH)}
 
 
-def _outcome(rows: Rows, points: str, success: list[bool], broken: list[bool]) -> Outcome:
+def _outcome(rows: Rows, points: str, seen: list[int]) -> Outcome:
     return Outcome(
         rows.positions,
         rows.ids,
@@ -406,9 +467,11 @@ def _outcome(rows: Rows, points: str, success: list[bool], broken: list[bool]) -
         rows["clean"],
         rows["labels"],
         rows["keys"],
-        success,
+        [bool(each & _WON) for each in seen],
         rows.spent,
         rows.steps,
         {name: rows[f"path_{name}"] for name in PATH if f"path_{name}" in rows},
-        broken,
+        [bool(each & _BROKEN) for each in seen],
+        rows.get("targets"),
+        [bool(each & _RISING) and not each & _WON for each in seen],
     )

@@ -31,6 +31,8 @@ class Model:
 
     Attributes:
         passes: Forward and backward passes so far.
+        spent_by: What each method took of them, where several took part.
+        draws: Whether it draws at random, so that two calls differ.
         num_classes: Number of logits, known after the first forward pass.
     """
 
@@ -48,6 +50,8 @@ class Model:
         self.device = device
         self.dtype = dtype
         self.passes = Passes()
+        self.spent_by: dict[str, Passes] = {}
+        self.draws = False
         self.num_classes: int | None = None
         self.chunk = chunk
         self._bounds = bounds
@@ -74,6 +78,10 @@ class Model:
             )
             self._constants[key] = (first, second)
         return self._constants[key]
+
+    def spent(self, name: str) -> dict[str, Passes]:
+        """Return the passes by method: what was booked, or all of them for the one of that name."""
+        return self.spent_by or {name: self.passes}
 
     def normalized(self, inputs: Tensor) -> Tensor:
         """Return what the network itself sees: `(inputs - mean) / std`, or the inputs.

@@ -20,6 +20,11 @@ class Passes:
     def __sub__(self, other: Passes) -> Passes:
         return Passes(self.forward - other.forward, self.backward - other.backward)
 
+    def add(self, other: Passes) -> None:
+        """Count other passes in."""
+        self.forward += other.forward
+        self.backward += other.backward
+
     def copy(self) -> Passes:
         """Return the counts as they are now."""
         return Passes(self.forward, self.backward)

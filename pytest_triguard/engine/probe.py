@@ -18,7 +18,7 @@ _COARSE = 3e-2
 
 
 @torch.no_grad()
-def probe(model: Model, inputs: Tensor) -> None:
+def probe(model: Model, inputs: Tensor, *, may_draw: bool = False) -> None:
     """Run a few samples in several company and refuse a module whose answers change.
 
     Costs some forward passes over at most four samples; they are not counted.
@@ -26,6 +26,8 @@ def probe(model: Model, inputs: Tensor) -> None:
     Args:
         model: The network.
         inputs: `(n, C, H, W)` samples on the model's device.
+        may_draw: Whether a module may draw at random; one that does is marked, and what depends
+            on its neighbours can then not be told from what it draws.
 
     Raises:
         ModelError: If the module does not take the inputs, if two calls differ, if the logits of
@@ -45,6 +47,9 @@ def probe(model: Model, inputs: Tensor) -> None:
     if not bool(torch.isfinite(first).all()):
         raise ModelError(f"the module {name} must give finite logits, but NaN or infinity came")
     if not torch.equal(first, second) and (is_host(model.device) or _differs(first, second)):
+        if may_draw:
+            model.draws = True
+            return
         raise ModelError(
             f"the module {name} is random: two calls on the same inputs gave logits that differ by "
             f"{_distance(first, second):.2g}; a dropout that a custom forward leaves active is the "

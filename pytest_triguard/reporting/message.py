@@ -38,6 +38,8 @@ def failure_message(record: Record) -> str:
     lines += _entry("check", record.name if record.name != record.assertion else "", most=1)
     lines += _entry("judged", _judged(record), most=3)
     lines += _entry("baseline", compared.sentence(record), most=3)
+    for name, sentence in record.warnings.items():
+        lines += _entry("warning", f"{name}: {sentence}")
     lines += _entry("counts", ", ".join(f"{count} {name}" for name, count in record.counts.items()))
     lines += _entry("property", record.subject)
     lines += _entry("method", record.method)
@@ -57,6 +59,8 @@ def _saved(path: str) -> str:
 
 def verdict_line(record: Record) -> str:
     """Return the verdict in one sentence: metric, value, number of samples, threshold."""
+    if record.gate is Verdict.PASSED and record.doubted:
+        return f"{_found(record)} is in doubt: {', '.join(record.warnings)}"
     if record.gate is Verdict.PASSED and not compared.stands(record):
         return compared.verdict_sentence(record, _found(record))
     threshold = f"{record.relation} {_as_given(record.threshold)}"

@@ -154,6 +154,8 @@ def remarks(record: Record, verbosity: int) -> Iterator[str]:
     """Yield what is worth saying below a row."""
     if record.gate is Verdict.INCONCLUSIVE and record.reason:
         yield plain(record.reason)
+    for name, sentence in record.warnings.items():
+        yield f"warning: {plain(name)}: {plain(sentence)}"
     if record.baseline is not None and (verbosity >= 1 or not compared.stands(record)):
         yield f"baseline: {plain(compared.remark(record))}"
     if verbosity >= 1:

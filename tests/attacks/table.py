@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import product
@@ -39,6 +40,12 @@ class Row:
         straight: Hyperparameters under which its direction on a linear network is the gradient's,
             or None where it never is.
         passes: Gradient passes that a start and some estimates take with `few`.
+        norms: Norms it is defined for.
+        goals: Whether it is targeted, for each way it can be.
+        searching: Whether it searches by rules of its own, without a step size or a loss to choose.
+        gradients: Whether it needs gradients.
+        enough: Hyperparameters with which it breaks something, where `few` are too few.
+        long: Whether it takes too long for a test: quick attacks are cascaded in its place.
     """
 
     name: str
@@ -52,6 +59,17 @@ class Row:
     plain: bool = True
     straight: dict[str, Any] | None = field(default_factory=dict)
     passes: Callable[[int], int] = lambda steps: steps
+    norms: tuple[str, ...] = ("linf", "l2")
+    goals: tuple[bool, ...] = (False, True)
+    searching: bool = False
+    gradients: bool = True
+    enough: dict[str, Any] = field(default_factory=dict)
+    long: bool = False
+
+    @property
+    def stepwise(self) -> bool:
+        """Whether it takes steps of a size, up a loss, that can be chosen."""
+        return bool(self.whole) and not self.searching
 
     def __str__(self) -> str:
         return self.name
@@ -88,6 +106,28 @@ def transferable(
     )
 
 
+def searching(name: str, **more: Any) -> Row:
+    """Return the row of an attack that searches by rules of its own."""
+    whole = {"stop": "never"}
+    return Row(name, whole=whole, plain=False, straight=None, searching=True, **more)
+
+
+AUTO = {
+    "steps": 100,
+    "restarts": 1,
+    "rho": 0.75,
+    "copies": 1,
+    "stop": "success",
+    "trajectory": False,
+}
+FABS = {
+    "steps": 100,
+    "restarts": 1,
+    "alpha_max": 0.1,
+    "eta": 1.05,
+    "beta": 0.9,
+    "stop": "success",
+}
 TABLE = (
     Row("fgsm"),
     Row(
@@ -195,6 +235,38 @@ TABLE = (
         # Of 3 steps, the last is taken after a descent of 2.
         passes=lambda steps: 2 * steps + 2 * max(0, steps - 2),
     ),
+    searching("apgd_ce", defaults=AUTO, few={"steps": 8}, random=True),
+    searching("apgd_dlr", defaults=AUTO, few={"steps": 8}, random=True),
+    searching(
+        "apgd_t", defaults=AUTO | {"classes": 9}, few={"steps": 8}, random=True, goals=(False,)
+    ),
+    searching("fab", defaults=FABS, few={"steps": 6}, goals=(False,)),
+    searching("fab_t", defaults=FABS | {"classes": 9}, few={"steps": 6}, goals=(False,)),
+    searching(
+        "square",
+        defaults={"queries": 5000, "restarts": 1, "share": 0.8, "stop": "success"},
+        few={"queries": 30},
+        random=True,
+        gradients=False,
+        enough={"queries": 60},
+    ),
+    searching(
+        "cw",
+        defaults={
+            "norm": "l2",
+            "steps": 1000,
+            "searches": 9,
+            "step_size": 0.01,
+            "constant": 1e-3,
+            "confidence": 0.0,
+            "stop": "success",
+        },
+        few={"steps": 15, "searches": 3, "constant": 0.1, "norm": "l2"},
+        norms=("l2",),
+    ),
+    searching(
+        "autoattack", defaults={"version": "standard"}, random=True, goals=(False,), long=True
+    ),
 )
 
 
@@ -229,29 +301,29 @@ def _in_turn() -> list[Case]:
     """Return each row with each norm and each goal once; all combinations occur in the table."""
     found: list[Case] = []
     for place, row in enumerate(TABLE):
-        own = [Case(row, norm, targeted) for norm, targeted in _GOALS]
+        own = _own(row)
         chosen = [case for case in own if case.targeted == ((case.norm == "l2") ^ (place % 2 == 1))]
         found += chosen if len({case.targeted for case in chosen}) == 2 else own
     return found
 
 
-_GOALS = list(product(("linf", "l2"), (False, True)))
+def _own(row: Row) -> list[Case]:
+    return [Case(row, *each) for each in product(row.norms, row.goals) if not row.long]
+
+
 SOME = _in_turn()
-CASES = [
-    case
-    for row in TABLE
-    for case in (Case(row, norm, targeted) for norm, targeted in _GOALS)
-    if row.plain or case in SOME
-]
-STEPS = [case for case in CASES if case.row.whole]
+CASES = [case for row in TABLE for case in _own(row) if row.plain or case in SOME]
+STEPS = [case for case in CASES if case.row.stepwise]
 every_case = pytest.mark.parametrize("case", CASES, ids=str)
 some_cases = pytest.mark.parametrize("case", SOME, ids=str)
 """For what can fail with a norm or with a goal, but not with both together alone."""
 plain_cases = pytest.mark.parametrize("case", [c for c in CASES if c.row.plain], ids=str)
-stepwise_cases = pytest.mark.parametrize("case", [c for c in SOME if c.row.whole], ids=str)
+stepwise_cases = pytest.mark.parametrize("case", [c for c in SOME if c.row.stepwise], ids=str)
 random_cases = pytest.mark.parametrize("case", [c for c in SOME if c.row.random], ids=str)
 starting_cases = pytest.mark.parametrize("case", [c for c in SOME if c.row.random_start], ids=str)
 untargeted_steps = pytest.mark.parametrize("case", [c for c in STEPS if not c.targeted], ids=str)
+stepping_cases = pytest.mark.parametrize("case", [c for c in CASES if not c.row.searching], ids=str)
+stepping_rows = pytest.mark.parametrize("row", [r for r in TABLE if not r.searching], ids=str)
 every_row = pytest.mark.parametrize("row", TABLE, ids=lambda row: row.name)
 plain_rows = pytest.mark.parametrize("row", [r for r in TABLE if r.plain], ids=lambda r: r.name)
 
@@ -281,6 +353,11 @@ def same(first: attacks.AttackResult, second: attacks.AttackResult, tolerance: f
         and torch.equal(first.success, second.success)
         and torch.equal(first.passes, second.passes)
     )
+
+
+def refused(error: type[Exception], message: str) -> Any:
+    """Expect an error whose message begins so."""
+    return pytest.raises(error, match=f"^{re.escape(message)}")
 
 
 def binary(dtype: torch.dtype = torch.float64) -> Classifier:

@@ -9,6 +9,8 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
 
 from pytest_triguard import attacks
+from pytest_triguard.attacks.cw import CW
+from pytest_triguard.attacks.fab import FAB
 from pytest_triguard.classifier import Classifier
 from tests.attacks.table import (
     CASES,
@@ -22,6 +24,7 @@ from tests.attacks.table import (
     every_row,
     same,
     some_cases,
+    stepping_rows,
     with_networks,
 )
 from tests.networks import CLASSES, SHAPES, bare, classifier, images, problem
@@ -34,7 +37,7 @@ def test_the_table_has_a_row_for_every_attack():
 @every_row
 def test_an_attack_has_the_published_defaults(row):
     common = {"attack": row.name, "eps": 8 / 255, "norm": "linf", "seed": 0}
-    common |= {"loss": "cross_entropy", "trajectory": False}
+    common |= {} if row.searching else {"loss": "cross_entropy", "trajectory": False}
     assert attacks.get(row.name).parameters() == common | row.defaults
 
 
@@ -111,7 +114,7 @@ def by_hand(network, points, clean, classes, sign, *, norm, eps, step, steps):
 
 
 @pytest.mark.parametrize(
-    ("case", "name"), with_networks([c for c in CASES if c.row.whole and c.row.plain]), ids=str
+    ("case", "name"), with_networks([c for c in CASES if c.row.stepwise and c.row.plain]), ids=str
 )
 def test_an_attack_equals_a_plain_loop_from_the_same_start(case, name):
     subject, inputs, labels = problem(name, 4)
@@ -190,7 +193,8 @@ def test_with_eps_zero_success_is_what_the_clean_prediction_says(case):
 def test_an_attack_finds_more_than_the_clean_errors(case):
     subject, inputs, labels = problem("smooth", 12)
     radius = EPS[case.norm] * (1 if case.row.plain else 2)  # a copy's gradient is a detour
-    found = case.attack(eps=radius)(subject, inputs, labels, targets=case.targets(labels))
+    attack = case.attack(eps=radius, **case.row.enough)
+    found = attack(subject, inputs, labels, targets=case.targets(labels))
     clean = case.reached(bare(subject)(inputs).argmax(1), labels)
     assert found.success.sum() > clean.sum()
 
@@ -264,8 +268,9 @@ def test_bounds_may_differ_by_channel(case):
     found = attack(subject, inputs, labels, targets=case.targets(labels)).adversarial
     assert (found >= low).all()
     assert (found <= high).all()
-    assert (found == low).any()
-    assert (found == high).any()
+    if not isinstance(attack, FAB | CW):  # which stop short of the ends
+        assert (found == low).any()
+        assert (found == high).any()
 
 
 @some_cases
@@ -273,14 +278,16 @@ def test_no_gradient_means_no_step_and_no_nan(case):
     module = nn.Sequential(nn.Flatten(), nn.Linear(12, CLASSES)).double()
     nn.init.zeros_(module[1].weight)
     inputs, labels = images((1, 3, 4), 3), torch.tensor([0, 1, 2])
-    options = {"random_start": False} if case.row.random else {}
+    options = {"random_start": False} if case.row.random and case.row.stepwise else {}
     attack = case.attack(**options)
     found = attack(Classifier(module), inputs, labels, targets=case.targets(labels))
-    assert torch.equal(found.adversarial, inputs)
+    assert found.adversarial.isfinite().all()
+    if case.row.stepwise or not case.row.random:
+        assert torch.equal(found.adversarial, inputs)
 
 
 @pytest.mark.parametrize("scale", [1e-30, 1e30])
-@every_row
+@stepping_rows
 def test_in_l2_only_the_direction_of_a_gradient_counts(row, scale):
     subject, inputs = binary(torch.float32), images((2, 3, 4), 4, torch.float32) * 0.2 + 0.4
     labels = torch.tensor([0, 1, 0, 1])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 
 import pytest
 import torch
@@ -13,7 +12,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from pytest_triguard import attacks
 from pytest_triguard.classifier import Classifier
 from pytest_triguard.errors import InputError, InputTypeError, ModelError
-from tests.attacks.table import TABLE, binary, every_row, plain_rows, some_cases
+from tests.attacks.table import SOME, TABLE, binary, every_row, plain_rows, refused, stepping_rows
 from tests.module_state import state_of
 from tests.networks import CLASSES, classifier, images
 
@@ -32,6 +31,8 @@ HYPERPARAMETERS = [
     ({"norm": 2}, InputTypeError, "norm must be one of 'linf', 'l2', but 2 came"),
     ({"seed": -1}, InputError, "seed must be at least 0, but -1 came"),
     ({"seed": 1.5}, InputTypeError, "seed must be a whole number, but 1.5 came"),
+]
+LOSS = [
     ({"trajectory": 1}, InputTypeError, "trajectory must be True or False, but 1 came"),
     (
         {"loss": "margins"},
@@ -104,10 +105,6 @@ CALLS = [
 ]
 
 
-def refused(error, message):
-    return pytest.raises(error, match=f"^{re.escape(message)}")
-
-
 @every_row
 def test_a_bad_hyperparameter_is_refused(row):
     for options, error, message in HYPERPARAMETERS:
@@ -115,7 +112,14 @@ def test_a_bad_hyperparameter_is_refused(row):
             attacks.get(row.name, **options)
 
 
-@pytest.mark.parametrize("row", [row for row in TABLE if row.whole], ids=lambda row: row.name)
+@stepping_rows
+def test_a_bad_loss_or_trajectory_is_refused(row):
+    for options, error, message in LOSS:
+        with refused(error, message):
+            attacks.get(row.name, **options)
+
+
+@pytest.mark.parametrize("row", [row for row in TABLE if row.stepwise], ids=lambda row: row.name)
 def test_a_bad_hyperparameter_of_steps_is_refused(row):
     for options, error, message in STEPS:
         with refused(error, message):
@@ -156,7 +160,7 @@ def test_a_bad_argument_is_refused_and_the_module_left_alone(row):
         ("l2", 5.0, "eps must not exceed the diagonal of their range, 4.89898, but 5 came; eps is"),
     ],
 )
-@every_row
+@pytest.mark.parametrize("row", [row for row in TABLE if len(row.norms) == 2], ids=str)
 def test_an_eps_beyond_the_range_is_refused(row, norm, eps, message):
     for radius in (eps, torch.tensor([0.1, 0.1, eps, 0.1], dtype=torch.float64)):
         with refused(InputError, message):
@@ -174,7 +178,7 @@ def test_one_eps_per_sample_needs_as_many_as_there_are_samples(row):
 
 
 @pytest.mark.parametrize(("target", "needed"), [(None, 3), (1, 4)])
-@every_row
+@stepping_rows
 def test_dlr_needs_enough_classes(row, target, needed):
     message = f"loss='dlr' needs at least {needed} classes, but the classifier has 2; use loss='m"
     with refused(InputError, message):
@@ -197,8 +201,11 @@ class Cliff(nn.Module):
         return self.layer(flat) + (room * (room > 0) if self.gradient_only else room).sqrt()
 
 
-@pytest.mark.parametrize("gradient_only", [True, False])
-@some_cases
+@pytest.mark.parametrize(
+    ("case", "gradient_only"),
+    [(c, only) for c in SOME for only in (True, False) if c.row.gradients or not only],
+    ids=str,
+)
 def test_a_search_that_meets_nan_is_an_error_and_no_success(case, gradient_only):
     inputs = torch.full((6, 1, 3, 4), 0.4, dtype=torch.float64)
     inputs[5] = 0.6

@@ -12,7 +12,7 @@ from pytest_triguard import attacks
 from pytest_triguard.attacks import transforms
 from pytest_triguard.attributions.baselines import blurred
 from pytest_triguard.errors import InputError, InputTypeError
-from tests.attacks.table import CASES, EPS, every_case
+from tests.attacks.table import CASES, EPS, stepping_cases
 from tests.networks import CLASSES, bare, problem
 from tests.sessions import with_settings
 
@@ -156,7 +156,7 @@ def test_a_deterministic_method_equals_its_equations_by_hand(
     assert torch.allclose(found.adversarial, points, rtol=0, atol=1e-9)
 
 
-@every_case
+@stepping_cases
 def test_what_is_reported_is_what_was_spent(case):
     subject, inputs, labels = problem("conv", 5)
     attack = case.attack(whole=True)

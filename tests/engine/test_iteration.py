@@ -38,6 +38,7 @@ class Scripted:
     script: Tensor
     stop: str = "success"
     record: bool = False
+    best: bool = False
     logits_come_along: bool = True
 
     @property
@@ -117,12 +118,12 @@ def told(outcome: Outcome) -> dict[int, dict]:
     return facts
 
 
-def expected(script: Tensor, stop: str) -> list[dict]:
+def expected(script: Tensor, stop: str, *, best: bool = False) -> list[dict]:
     """Return what has to become of each sample, one after the other and step by step."""
-    return [_expected(sample.tolist(), stop) for sample in script]
+    return [_expected(sample.tolist(), stop, best) for sample in script]
 
 
-def _expected(starts: list[list[float]], stop: str) -> dict:
+def _expected(starts: list[list[float]], stop: str, best: bool) -> dict:
     steps, passes = len(starts[0]) - 1, 0
     ends: list[float] = []
     for path in starts:
@@ -130,7 +131,7 @@ def _expected(starts: list[list[float]], stop: str) -> dict:
             if stop == "success" and point > 0:
                 return {"point": point, "success": True, "passes": passes + step + 1, "steps": step}
         passes += steps
-        ends.append(path[-1])
+        ends.append(max(path) if best else path[-1])
         if stop == "success" and path[-1] > 0:
             break
     return {"point": max(ends), "success": max(ends) > 0, "passes": passes, "steps": steps}
@@ -153,18 +154,32 @@ def scripts(count: int, restarts: int, steps: int, seed: int, luck: float) -> Te
     luck=st.sampled_from([0.0, 0.05, 0.3]),
     stop=st.sampled_from(["success", "never"]),
     logits_come_along=st.booleans(),
+    best=st.booleans(),
     look_every=st.sampled_from([1, 2, 8]),
 )
 def test_every_sample_ends_as_it_would_alone(
-    count, restarts, steps, chunk, seed, luck, stop, logits_come_along, look_every
+    count, restarts, steps, chunk, seed, luck, stop, logits_come_along, best, look_every
 ):
     script = scripts(count, restarts, steps, seed, luck)
-    method = Scripted(script, stop, logits_come_along=logits_come_along)
+    method = Scripted(script, stop, logits_come_along=logits_come_along, best=best)
     with pytest.MonkeyPatch.context() as patch:
         if look_every > 1:
             patch.setattr(iteration, "is_host", lambda device: False)
             patch.setattr(iteration, "LOOK_EVERY", look_every)
-        assert run(method, chunk) == expected(script, stop)
+        assert run(method, chunk) == expected(script, stop, best=best)
+
+
+@pytest.mark.parametrize("best", [False, True])
+@pytest.mark.parametrize("chunk", [1, 2, 4])
+def test_a_loss_that_still_rises_at_the_end_is_told(chunk, best):
+    rising = torch.linspace(-1, -0.5, 11)
+    settled = (rising + 0.2).clamp_max(-0.6) - 0.2
+    falling, won = -0.6 - rising, rising + 0.6
+    script = torch.stack([rising, settled, falling, won]).unsqueeze(1).double()
+    told = {}
+    for outcome in search(ready(Score(), chunk), samples(4), Scripted(script, best=best)):
+        told |= dict(zip(outcome.positions, outcome.rising, strict=True))
+    assert told == {0: True, 1: False, 2: False, 3: False}
 
 
 def test_the_first_start_that_wins_ends_the_search():
