@@ -14,7 +14,7 @@ from pytest_triguard.verification.crown import HELD, CrownIBP
 from pytest_triguard.verification.intervals import Interval, per_sample
 from pytest_triguard.verification.methods import Effort
 from pytest_triguard.verification.network import Network
-from pytest_triguard.verification.relaxations import NOISE, Tunable
+from pytest_triguard.verification.relaxations import NOISE, Tunable, peak
 from pytest_triguard.verification.substitution import Substitution, Tuning, plainly
 from pytest_triguard.verification.tightening import Solve
 from pytest_triguard.verification.windows import Windowed
@@ -165,7 +165,7 @@ def _clean(gradients: list[Tensor]) -> None:
 
     The optimiser divides by the size of what it gets, so that noise would count like a slope.
     """
-    sizes = [each.nan_to_num_(0.0, 0.0, 0.0).abs().flatten(1).amax(1) for each in gradients]
+    sizes = [peak(each.nan_to_num_(0.0, 0.0, 0.0), 1) for each in gradients]
     if not sizes:
         return
     noise = torch.stack(sizes).amax(0) * NOISE[sizes[0].dtype]

@@ -351,12 +351,17 @@ def positive(rows: Tensor, lead: int) -> Tensor:
         rows: Coefficients.
         lead: Number of first dimensions that tell rows apart.
     """
-    if not rows.requires_grad:
+    if not rows.requires_grad or not rows.numel():
         return rows.clamp_min(0)
-    size = rows.detach().abs().flatten(lead).amax(lead) if rows.numel() else rows.detach()
-    noise = size.view(*size.shape, *[1] * (rows.ndim - size.ndim)) * NOISE[rows.dtype]
-    found: Tensor = _Positive.apply(rows, noise)
+    noise = peak(rows.detach(), lead) * NOISE[rows.dtype]
+    found: Tensor = _Positive.apply(rows, noise.view(*noise.shape, *[1] * (rows.ndim - lead)))
     return found
+
+
+def peak(values: Tensor, lead: int) -> Tensor:
+    """Return the largest magnitude over all dimensions but the first `lead`."""
+    flat = values.flatten(lead)
+    return torch.maximum(-flat.amin(lead), flat.amax(lead))  # no copy of all magnitudes
 
 
 class _Positive(torch.autograd.Function):
@@ -370,7 +375,7 @@ class _Positive(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         (kept,) = ctx.saved_tensors
-        return gradient * kept, None
+        return torch.where(kept, gradient, 0.0), None
 
 
 def dot(rows: Tensor, values: Tensor) -> Tensor:
