@@ -39,3 +39,10 @@ def summed(parts: list[Tensor]) -> Tensor:
         total, size = total + part, size + part.detach().abs()
     unit = rounding.roundoff(total.dtype)
     return total - 4 * len(parts) * unit * size
+
+
+def added(error: Tensor | None, other: Tensor | None) -> Tensor | None:
+    """Return the sum of two errors per unit of a coefficient, None for nothing."""
+    if error is None or other is None:
+        return other if error is None else error
+    return error + other

@@ -245,7 +245,7 @@ class Substitution:
         value = self.network.normalized(self.region)
         if value is not self.region:
             self._quality[node] = _INDEPENDENT
-            self._links[node] = _Link(step, _added(step.error, rounded))
+            self._links[node] = _Link(step, carried.added(step.error, rounded))
             self.register(node, value)
         return value
 
@@ -276,7 +276,7 @@ class Substitution:
             zip(values, steps if several else (steps,), strict=True)
         ):
             name: Hashable = (key, place) if several else key
-            self._links[name] = self._link(step, _added(step.error, rounded), each)
+            self._links[name] = self._link(step, carried.added(step.error, rounded), each)
             self._quality[name] = quality
             self.register(name, each)
             if isinstance(step, Tunable) and step.rectifies:
@@ -335,7 +335,9 @@ class Substitution:
         if source.shape != value.shape:
             return _Link(step, error)
         if before is not None and before.error is not None:
-            error = _added(error, slope * before.error * (1 + 8 * rounding.roundoff(value.dtype)))
+            error = carried.added(
+                error, slope * before.error * (1 + 8 * rounding.roundoff(value.dtype))
+            )
         if error is None or isinstance(step, Scale):
             return _Link(step, error, key)
         return _Link(step.absorbing(error.expand(value.shape)), None, key)
@@ -464,7 +466,7 @@ class Substitution:
         if not merged:
             return error
         unit = rounding.roundoff(self.region.dtype)
-        return _added(error, self.bounds[key].magnitude.detach() * (4 * merged * unit))
+        return carried.added(error, self.bounds[key].magnitude.detach() * (4 * merged * unit))
 
 
 def plainly(walk: Substitution, key: Hashable, rows: Tensor | Windowed) -> Tensor:
@@ -495,9 +497,3 @@ def _both(value: Interval, other: Interval) -> Interval:
     return Interval(
         torch.maximum(value.lower, other.lower), torch.minimum(value.upper, other.upper), value.ball
     )
-
-
-def _added(error: Tensor | None, other: Tensor | None) -> Tensor | None:
-    if error is None or other is None:
-        return other if error is None else error
-    return error + other
