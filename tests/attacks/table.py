@@ -108,8 +108,9 @@ def transferable(
 
 def searching(name: str, **more: Any) -> Row:
     """Return the row of an attack that searches by rules of its own."""
-    whole = {"stop": "never"}
-    return Row(name, whole=whole, plain=False, straight=None, searching=True, **more)
+    return Row(
+        name, **{"whole": {"stop": "never"}} | more, plain=False, straight=None, searching=True
+    )
 
 
 AUTO = {
@@ -265,7 +266,12 @@ TABLE = (
         norms=("l2",),
     ),
     searching(
-        "autoattack", defaults={"version": "standard"}, random=True, goals=(False,), long=True
+        "autoattack",
+        defaults={"version": "standard"},
+        whole={},
+        random=True,
+        goals=(False,),
+        long=True,
     ),
 )
 
