@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from pytest_triguard.attacks.momentum_steps import MomentumSteps
-from pytest_triguard.attributions.baselines import Baseline, baseline_inputs, check_baseline
+from pytest_triguard.engine.baselines import Baseline, baseline_inputs, check_baseline
 from pytest_triguard.engine.equality import fingerprint
 from pytest_triguard.engine.estimators import MEAN, Copies, Mean, Reduction
 from pytest_triguard.engine.geometry import per_row

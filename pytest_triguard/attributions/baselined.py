@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from pytest_triguard.attributions.base import Attribution, known_logits, known_targets, with_logits
-from pytest_triguard.attributions.baselines import Baseline, baseline_inputs, check_baseline
+from pytest_triguard.engine.baselines import Baseline, baseline_inputs, check_baseline
 from pytest_triguard.engine.equality import fingerprint
 from pytest_triguard.engine.model import Model
 from pytest_triguard.engine.samples import Batch

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from pytest_triguard.attributions.base import known_logits, known_targets, with_logits
-from pytest_triguard.attributions.baselines import Baseline, baseline_inputs, check_baseline
+from pytest_triguard.engine.baselines import Baseline, baseline_inputs, check_baseline
 from pytest_triguard.engine.model import Model
 from pytest_triguard.engine.samples import Batch
 from pytest_triguard.metrics.base import at_least_single

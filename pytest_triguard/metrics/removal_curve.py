@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from pytest_triguard.attributions.baselines import Baseline, baseline_inputs, check_baseline
+from pytest_triguard.engine.baselines import Baseline, baseline_inputs, check_baseline
 from pytest_triguard.engine.model import Model
 from pytest_triguard.engine.samples import Batch
 from pytest_triguard.metrics.base import at_least_single, check_maps

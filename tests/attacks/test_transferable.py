@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from pytest_triguard import attacks
 from pytest_triguard.attacks import transforms
-from pytest_triguard.attributions.baselines import blurred
+from pytest_triguard.engine.baselines import blurred
 from pytest_triguard.errors import InputError, InputTypeError
 from tests.attacks.table import CASES, EPS, stepping_cases
 from tests.networks import CLASSES, bare, problem
