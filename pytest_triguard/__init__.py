@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from pytest_triguard.assertions import assert_faithful as assert_faithful
     from pytest_triguard.assertions import assert_passes_sanity_check as assert_passes_sanity_check
     from pytest_triguard.assertions import assert_robust as assert_robust
+    from pytest_triguard.assertions import assert_transfer_below as assert_transfer_below
     from pytest_triguard.assertions import assert_trigger_recall as assert_trigger_recall
     from pytest_triguard.assertions import assert_verified as assert_verified
     from pytest_triguard.classifier import Classifier as Classifier
@@ -63,6 +64,7 @@ _HOMES = {
     "assert_faithful": "assertions",
     "assert_passes_sanity_check": "assertions",
     "assert_robust": "assertions",
+    "assert_transfer_below": "assertions",
     "assert_trigger_recall": "assertions",
     "assert_verified": "assertions",
 }
@@ -81,6 +83,7 @@ __all__ = [
     "assert_faithful",
     "assert_passes_sanity_check",
     "assert_robust",
+    "assert_transfer_below",
     "assert_trigger_recall",
     "assert_verified",
     "attacks",

@@ -118,13 +118,39 @@ def running(
         first = stream.first()
         if needs_labels and first.labels is None:
             raise InputError("labels are missing: give them beside the inputs, or in the loader")
-        with classifier.prepared() as model:
-            probe(model, first.inputs.to(model.device), may_draw=may_draw)
-            if model.draws:
-                torch.manual_seed(seed)
+        with probed(classifier, first.inputs, seed=seed, may_draw=may_draw) as model:
             stream.num_classes = model.num_classes
-            _check_class_names(classifier, model)
             yield Run(model, stream, first.inputs)
+
+
+@contextmanager
+def probed(
+    classifier: Classifier,
+    inputs: Tensor,
+    *,
+    device: str | None = None,
+    seed: int = 0,
+    may_draw: bool = False,
+) -> Iterator[Model]:
+    """Hold a classifier ready to run that keeps its promises on a few inputs.
+
+    Args:
+        classifier: The classifier.
+        inputs: `(n, C, H, W)` samples to probe it with.
+        device: Device name, or None for the session's, else the module's own.
+        seed: Seed of a network that draws at random.
+        may_draw: Whether the network may draw at random.
+
+    Raises:
+        InputError: If it names more or fewer classes than it has.
+        ModelError: If the module breaks what a classifier promises.
+    """
+    with classifier.prepared(device=device) as model:
+        probe(model, inputs.to(model.device), may_draw=may_draw)
+        if model.draws:
+            torch.manual_seed(seed)
+        _check_class_names(classifier, model)
+        yield model
 
 
 def _check_class_names(classifier: Classifier, model: Model) -> None:

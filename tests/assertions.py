@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -22,6 +23,7 @@ from pytest_triguard import (
     assert_faithful,
     assert_passes_sanity_check,
     assert_robust,
+    assert_transfer_below,
     assert_trigger_recall,
     assert_verified,
     attacks,
@@ -54,6 +56,7 @@ class Case:
         failing: One that none passes.
         labels: Whether labels are given beside the inputs: by position, by keyword, or not.
         options: The other arguments.
+        derived: Returns those that go with the classifier under test.
     """
 
     title: str
@@ -63,6 +66,7 @@ class Case:
     failing: float
     labels: str = "position"
     options: dict[str, Any] = field(default_factory=dict)
+    derived: Callable[[Any], dict[str, Any]] = lambda _: {}
 
     def __call__(
         self,
@@ -75,12 +79,23 @@ class Case:
     ) -> Measurement:
         """Call the assertion; with the threshold that passes unless there is another."""
         chosen = {self.gate: self.passing if threshold is None else threshold}
-        given = chosen | self.options | options
+        given = chosen | self.options | self.derived(subject) | options
         if labels is None or self.labels == "none":
             return self.assertion(subject, inputs, **given)
         if self.labels == "keyword":
             return self.assertion(subject, inputs, labels=labels, **given)
         return self.assertion(subject, inputs, labels, **given)
+
+
+def _with_a_twin(subject: Any) -> dict[str, Any]:
+    """Return a source for transfer: the classifier without its biases."""
+    known = subject if isinstance(subject, Classifier) else Classifier(nn.Identity())
+    module = copy.deepcopy(known.module)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            if parameter.ndim == 1:
+                parameter.zero_()
+    return {"source": Classifier(module, bounds=known.bounds)}
 
 
 TABLE = [
@@ -202,6 +217,15 @@ TABLE = [
         1.0,
         1e-6,
         options={"attack": "pgd", "eps": 0.03, "target": 1},
+    ),
+    Case(
+        "transfer success",
+        assert_transfer_below,
+        "threshold",
+        1.0,
+        1e-6,
+        options={"attack": attacks.get("mim", eps=0.03, steps=3)},
+        derived=_with_a_twin,
     ),
 ]
 

@@ -20,6 +20,7 @@ from pytest_triguard.assertions.predictions import (
     assert_accuracy,
     assert_attack_success_below,
     assert_robust,
+    assert_transfer_below,
     assert_verified,
 )
 
@@ -33,6 +34,7 @@ __all__ = [
     "assert_faithful",
     "assert_passes_sanity_check",
     "assert_robust",
+    "assert_transfer_below",
     "assert_trigger_recall",
     "assert_verified",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Unpack
 
 from torch import Tensor
@@ -13,8 +14,10 @@ from pytest_triguard.checks.attacked import measure_attack_success, measure_robu
 from pytest_triguard.checks.callsite import points_at_caller
 from pytest_triguard.checks.check import Check, CheckOptions
 from pytest_triguard.checks.clean import measure_accuracy
+from pytest_triguard.checks.transferred import measure_transfer, parse_source
 from pytest_triguard.checks.triggered import measure_trigger_success
 from pytest_triguard.checks.verified import measure_verified
+from pytest_triguard.classifier import Classifier
 from pytest_triguard.errors import InputError
 from pytest_triguard.gate import check_threshold
 from pytest_triguard.measurement import Measurement
@@ -213,4 +216,61 @@ def assert_attack_success_below(
         if goal is not None:
             known_class(goal, run)
         found = measure_attack_success(run, method, goal)
+        return check.rate(found, "<", threshold, strict=flag("strict", strict))
+
+
+@points_at_caller
+def assert_transfer_below(
+    classifier: Any,
+    inputs: Any,
+    labels: Any = None,
+    *,
+    threshold: float,
+    source: Classifier | Sequence[Classifier],
+    attack: str | Attack,
+    eps: float | Tensor | None = None,
+    target: int | None = None,
+    strict: bool = False,
+    **options: Unpack[CheckOptions],
+) -> Measurement:
+    """Assert that examples crafted on other classifiers seldom fool this one.
+
+    Untargeted, the rate divides by the samples that this classifier gets right before the attack;
+    with a target, by the samples whose label is not the target. Of several sources, one that
+    leads to the goal is enough: the next gets only the samples that those before it left standing.
+
+    An attack with `stop="success"`, such as `pgd`, leaves a sample as soon as its source is
+    fooled, where going on may carry over better. Those from `mim` on are made for this.
+
+    Args:
+        classifier: The `Classifier` under test.
+        inputs: `(N, C, H, W)` floating tensor inside the bounds, or a Dataset or DataLoader.
+        labels: `(N,)` int64; brought by the loader where `inputs` is one.
+        threshold: The rate must be smaller, in (0, 1].
+        source: The classifier that examples are crafted on, or several; each with the bounds,
+            dtype and number of classes of the one under test. Records name it by its fingerprint.
+        attack: Name of an attack, or the attack itself.
+        eps: Radius for a named attack, in input units; an attack object brings its own.
+        target: Class to reach; None for any class but the label.
+        strict: Whether a warning about the attack on a source fails the check, such as zero
+            gradients.
+        **options: See `CheckOptions`.
+
+    Returns:
+        The measurement; values are 1 where the classifier is fooled, 0 where not, NaN where a
+        sample does not count. Its passes include those on the sources.
+
+    Raises:
+        TriGuardFailure: If the rate is not below the threshold, or inconclusive.
+        ValueError: If an argument or the data is refused; a TypeError if a type is wrong.
+    """
+    __tracebackhide__ = True
+    check = Check.begin(assert_transfer_below, options)
+    threshold = check_threshold(threshold, low=0, high=1, name="threshold", relation="<")
+    sources, method = parse_source(source), chosen_attack(attack, check.seed, eps=eps)
+    goal = None if target is None else whole("target", target)
+    with check.running(classifier, inputs, labels, needs_labels=True) as run:
+        if goal is not None:
+            known_class(goal, run)
+        found = measure_transfer(run, sources, method, goal)
         return check.rate(found, "<", threshold, strict=flag("strict", strict))

@@ -181,14 +181,7 @@ def _standing(
             continue
         left = outcome.pick([place for place, won in enumerate(outcome.success) if not won])
         before |= zip(left.positions, zip(left.passes, left.rising, strict=True), strict=True)
-        yield Batch(
-            tuple(left.positions),
-            tuple(left.ids),
-            left.keys,
-            left.clean,
-            left.labels,
-            left.targets,
-        )
+        yield left.samples()
 
 
 def _finished(outcome: Outcome, attack: Attack, before: dict[int, _Before]) -> Outcome:

@@ -57,18 +57,14 @@ def measure_attack_success(run: Run, attack: Attack, target: int | None) -> Find
     label is the target do not.
     """
     ids, fell, falls, sanity = _attacked(run, attack, target)
-    untargeted = target is None
     return Finding(
         metric="attack success",
         ids=ids,
         values=fell,
-        counts=success_counts(
-            fell, "misclassified before the attack" if untargeted else "label is the target"
-        )
-        | _broken_by(sanity),
+        counts=success_counts(fell, left_out(target)) | _broken_by(sanity),
         undefined=0,
-        subject=f"{attack.name} reaches {'another class' if untargeted else f'class {target}'} in "
-        "the " + describe_ball(attack.eps, attack.norm, run.samples.bounds),
+        subject=f"{attack.name} reaches {goal(target)} in the "
+        + describe_ball(attack.eps, attack.norm, run.samples.bounds),
         method=attack.describe(),
         parameters=attack.parameters() | {"target": target},
         diagnostics=_costs(run),
@@ -124,17 +120,30 @@ def _attacked(
     run.tune(attack.passes_per_sample, gradients=attack.needs_gradients)
     columns, falls = Columns("fell"), Falls(attack, target)
     sanity = Sanity(run, attack, targeted=target is not None)
-    if target is None:
-        counted = _correct(run.model, run.samples, columns)
-    else:
-        counted = _aimed(run.samples, target, columns)
-    for outcome in attack.stream(run.model, counted):
+    for outcome in attack.stream(run.model, counted(run, target, columns)):
         fell = [float(each) for each in outcome.success]
         columns.add(outcome.positions, outcome.ids, fell=fell)
         falls.offer(outcome)
         sanity.offer(outcome)
     ids, found = columns.arrays()
     return ids, found["fell"], falls, sanity
+
+
+def counted(run: Run, target: int | None, columns: Columns) -> Iterator[Batch]:
+    """Pass on the samples that count, aimed at the target if there is one; book the others."""
+    if target is None:
+        return _correct(run.model, run.samples, columns)
+    return _aimed(run.samples, target, columns)
+
+
+def goal(target: int | None) -> str:
+    """Return the goal in words."""
+    return "another class" if target is None else f"class {target}"
+
+
+def left_out(target: int | None) -> str:
+    """Return why the samples that do not count do not."""
+    return "misclassified before the attack" if target is None else "label is the target"
 
 
 def _correct(model: Model, batches: Iterable[Batch], columns: Columns) -> Iterator[Batch]:

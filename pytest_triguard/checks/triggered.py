@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Hashable, Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -11,8 +11,8 @@ import torch
 from pytest_triguard import metrics
 from pytest_triguard.attributions import Attribution
 from pytest_triguard.backdoors import Trigger
-from pytest_triguard.backdoors.base import PerChannel
 from pytest_triguard.checks.attacked import others, success_counts
+from pytest_triguard.checks.bounds import check_bounds
 from pytest_triguard.checks.clean import (
     clean_logits,
     finite_maps,
@@ -24,8 +24,9 @@ from pytest_triguard.checks.clean import (
 from pytest_triguard.checks.columns import Array, Columns
 from pytest_triguard.checks.finding import WORST, Finding, rows, worst_places
 from pytest_triguard.engine.samples import Batch
-from pytest_triguard.errors import InputError
 from pytest_triguard.running import Run
+
+_ADVICE = "backdoors.get({!r}, bounds=...) sets them"
 
 
 def measure_trigger_recall(
@@ -36,7 +37,7 @@ def measure_trigger_recall(
     Counted are samples whose clean prediction is not the target; those on which the trigger does
     not fire are undefined. Only the others are explained.
     """
-    _check_bounds(trigger, run)
+    check_bounds("trigger", trigger.bounds, run, _ADVICE.format(trigger.name))
     run.tune(attribution.passes_per_sample)
     metric, columns = metrics.get("trigger_recall"), Columns("fires", "value", "chance", "finite")
     for batch, maps in attribution.stream(run.model, _fired(run, trigger, target, columns)):
@@ -109,7 +110,7 @@ def _recall_finding(
 
 def measure_trigger_success(run: Run, trigger: Trigger, target: int) -> Finding:
     """Measure how often a trigger turns samples of other classes into the target."""
-    _check_bounds(trigger, run)
+    check_bounds("trigger", trigger.bounds, run, _ADVICE.format(trigger.name))
     run.tune(2)
     metric = metrics.get("attack_success")
     columns = Columns("value", "label", "before", "finite")
@@ -148,29 +149,3 @@ def measure_trigger_success(run: Run, trigger: Trigger, target: int) -> Finding:
             **{"without the trigger": classes["before"]},
         ),
     )
-
-
-def _check_bounds(trigger: Trigger, run: Run) -> None:
-    """Refuse a trigger that clips images to another range than the classifier's.
-
-    Raises:
-        InputError: If its bounds are not the classifier's.
-    """
-    channels = run.like.shape[1]
-    pairs = zip(trigger.bounds, run.samples.bounds, strict=True)
-    if any(_widened(own, channels) != _widened(asked, channels) for own, asked in pairs):
-        own, asked = (_shown(bounds) for bounds in (trigger.bounds, run.samples.bounds))
-        raise InputError(
-            f"trigger must have the bounds of the classifier, {asked}, but {own} came; "
-            f"backdoors.get({trigger.name!r}, bounds=...) sets them"
-        )
-
-
-def _widened(end: PerChannel, channels: int) -> list[float]:
-    several = list(end) if isinstance(end, Sequence) else [end]
-    return several * channels if len(several) == 1 else several
-
-
-def _shown(bounds: tuple[PerChannel, PerChannel]) -> str:
-    low, high = (_widened(end, 1) for end in bounds)
-    return f"[{min(low):g}, {max(high):g}]" if len(low) == 1 == len(high) else f"[{low}, {high}]"

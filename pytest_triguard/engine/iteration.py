@@ -135,6 +135,12 @@ class Outcome:
     rising: list[bool] = field(default_factory=list)
     by: str = ""
 
+    def samples(self) -> Batch:
+        """Return the samples as they were, for another search."""
+        return Batch(
+            tuple(self.positions), tuple(self.ids), self.keys, self.clean, self.labels, self.targets
+        )
+
     def pick(self, places: list[int]) -> Outcome:
         """Return the samples at some places, without their path."""
         index = torch.tensor(places, dtype=torch.int64).to(self.points.device, non_blocking=True)
