@@ -28,20 +28,33 @@ def in_float64():
         yield
 
 
-@pytest.mark.parametrize(
-    ("name", "norm"), [*((name, "linf") for name in ZOO), ("mlp", "l2"), ("pools", "l2")]
-)
-def test_verdicts_are_those_of_the_host(name, norm):
-    """Of all stages: branch and bound is given domains instead of time."""
-    subject, inputs, labels = problem(name, 12, dtype=torch.float32)
-    arguments = {"eps": 0.03, "norm": norm, "budget": Budget(domains=3, steps=3)}
-    with use_session(Session(settings=Settings(chunk=8))), in_float64():
+def agree(name, count, chunk, **arguments):
+    """Ask the host and the simulated accelerator the same; the answers are the same."""
+    subject, inputs, labels = problem(name, count, dtype=torch.float32)
+    with use_session(Session(settings=Settings(chunk=chunk))), in_float64():
         expected = verification.verify(subject, inputs, labels, **arguments)
-    with simulated_accelerator(), on_device():
+    with simulated_accelerator(), on_device(chunk):
         result = verification.verify(subject, inputs, labels, **arguments)
     assert result.status == expected.status
     assert result.stage == expected.stage
     assert torch.allclose(result.margin, expected.margin, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("name", "norm"), [("mlp", "linf"), ("mlp", "l2"), ("pools", "l2"), ("residual", "linf")]
+)
+def test_verdicts_of_all_stages_are_those_of_the_host(name, norm):
+    """Branch and bound is given domains instead of time."""
+    agree(name, 8, 5, eps=0.03, norm=norm, budget=Budget(domains=3, steps=3))
+
+
+@pytest.mark.parametrize("name", ZOO)
+def test_lines_of_every_operator_are_those_of_the_host(name):
+    agree(name, 3, 3, eps=0.03, method="crown")
+
+
+def test_slopes_that_ascend_end_where_those_of_the_host_do():
+    agree("attention", 2, 2, eps=0.03, method="alpha_crown", budget=Budget(steps=1))
 
 
 @pytest.mark.parametrize("name", ZOO)

@@ -33,7 +33,7 @@ from pytest_triguard.verification.operators import (
 from tests.verification.zoo import ZOO, exact_logits, images, network, points_inside
 
 BOUNDS = ["alpha_crown", "crown", "crown_ibp", "ibp"]
-few = settings(max_examples=20, deadline=None)
+few = settings(max_examples=8, deadline=None)
 names = pytest.mark.parametrize("name", ZOO)
 
 

@@ -80,9 +80,9 @@ def test_what_survives_is_unknown_and_says_what_was_tried():
 )
 @names
 def test_counterexamples_break_the_label_inside_ball_and_bounds(name, norm, eps, dtype):
-    subject, inputs, labels = problem(name, 30, dtype=dtype)
-    eps = torch.full((30,), eps)
-    budget = verification.Budget(domains=4, steps=2)
+    subject, inputs, labels = problem(name, 10, dtype=dtype)
+    eps = torch.full((10,), eps)
+    budget = verification.Budget(domains=2, steps=2)
     result = verification.verify(subject, inputs, labels, eps=eps, norm=norm, budget=budget)
     fallen = torch.tensor([status == "falsified" for status in result.status])
     points = result.counterexample[fallen]

@@ -232,9 +232,14 @@ def test_bounds_that_overflow_prove_nothing(method, norm, dtype):
 # --- nothing depends on what is worked on together ------------------------------------------------
 
 
-@methods
 @pytest.mark.parametrize(
-    ("name", "raised"), [("mlp", 3e3), ("pools", 0.0), ("gated", 3e3), ("residual", 0.0)]
+    ("name", "raised", "method"),
+    [
+        *(("mlp", 3e3, method) for method in METHODS),
+        *(("pools", 0.0, method) for method in METHODS),
+        ("gated", 3e3, "auto"),
+        ("residual", 0.0, "auto"),
+    ],
 )
 def test_nothing_depends_on_neighbours_order_or_chunk(name, raised, method):
     """Among the samples are falsified ones, and large logits, which have to be bounded tightly."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor, nn
@@ -276,6 +278,11 @@ ZOO = {
 
 def network(name: str, seed: int = 0, dtype: torch.dtype = torch.float64) -> nn.Module:
     """Return a network in training mode, with random weights and random statistics."""
+    return copy.deepcopy(_built(name, seed)).to(dtype)
+
+
+@lru_cache(maxsize=64)
+def _built(name: str, seed: int) -> nn.Module:
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(seed)
         module = ZOO[name].build()
@@ -286,7 +293,7 @@ def network(name: str, seed: int = 0, dtype: torch.dtype = torch.float64) -> nn.
                 each.weight.uniform_(-1.5, 1.5)
                 each.bias.uniform_(-0.5, 0.5)
         _balance(module.double(), images(name, 64, seed))
-    return module.to(dtype)
+    return module
 
 
 def _balance(module: nn.Module, inputs: Tensor) -> None:
