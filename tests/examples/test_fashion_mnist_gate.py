@@ -28,9 +28,11 @@ from pytest_triguard.baseline import read
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "fashion_mnist_gate"
 DATA = os.environ.get("FASHION_MNIST_ROOT")
-QUIET = "-p no:randomly -p no:rerunfailures -p no:timeout -p no:cacheprovider"
+QUIET = (
+    "-p no:randomly -p no:rerunfailures -p no:timeout -p no:cacheprovider -p no:hypothesispytest"
+)
 CHECKS = 5
-COUNT = 120
+COUNT = 60
 """Test images that are made here."""
 CHUNK = "--triguard-chunk=64"
 """Saves the time it takes to find the fastest."""
@@ -46,7 +48,8 @@ real_images = pytest.mark.skipif(
     not DATA, reason="FASHION_MNIST_ROOT does not name a folder with the real images"
 )
 
-pytest.importorskip("torchvision")
+# All of it: a run within this process would load it anew.
+pytest.importorskip("torchvision.datasets")
 
 
 def module(name):
@@ -236,9 +239,9 @@ def test_files_of_something_else_are_refused(fashion, packed, tmp_path, damage):
         fashion.dataset(str(tmp_path), train=False)
 
 
-@pytest.mark.parametrize("workers", [(), ("-n", "2")])
-def test_a_run_without_images_ends_before_its_first_test(copied, workers):
-    result = copied.runpytest_subprocess(*workers)
+def test_a_run_without_images_ends_before_its_first_test(copied):
+    """Told once, though two workers look for them."""
+    result = copied.runpytest_subprocess("-n", "2")
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     told = [line for line in result.errlines if line]
     assert len(told) == 1
@@ -247,7 +250,7 @@ def test_a_run_without_images_ends_before_its_first_test(copied, workers):
 
 @pytest.mark.parametrize("option", ["--collect-only", "--fixtures"])
 def test_a_run_that_only_shows_something_needs_no_images(copied, option):
-    assert copied.runpytest_subprocess(option).ret == pytest.ExitCode.OK
+    assert copied.runpytest_inprocess(*QUIET.split(), option).ret == pytest.ExitCode.OK
 
 
 def test_all_pipelines_run_the_same_command():
@@ -260,10 +263,17 @@ def test_all_pipelines_run_the_same_command():
 
 
 def test_a_baseline_turns_the_gate_red_where_every_threshold_holds(copied, packed, monkeypatch):
-    """What the example shows, on images made here: update, green in a pipeline, red twin."""
+    """What the example shows, on images made here: update, green in a pipeline, red twin.
+
+    Proofs are not searched for with a clock, which would find fewer on a busy machine.
+    """
     gate = copied.path / "test_gate.py"
     loose = re.sub(r"at_least=[\d.]+", "at_least=0.05", gate.read_text())
-    gate.write_text(loose.replace("0.8,", "0.999,").replace("0.5,", "1.999,"))
+    loose = loose.replace("0.8,", "0.999,").replace("0.5,", "1.999,")
+    loose = loose.replace("assert_verified(", "partial(assert_verified, method='crown_ibp')(")
+    gate.write_text(
+        loose.replace("import pytest\n", "from functools import partial\nimport pytest\n")
+    )
     fixtures = copied.path / "conftest.py"
     fixtures.write_text(fixtures.read_text().replace("BITS = 4", "BITS = 3"))
     shutil.rmtree(copied.path / "baseline")
