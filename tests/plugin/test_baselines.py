@@ -80,8 +80,8 @@ def test_the_command_makes_it(gate, run):
     found.assert_outcomes(passed=1, failed=1)  # the other check has none still
 
 
-def test_the_same_model_passes_in_every_mode(with_baseline, run_apart, mode):
-    found = run_apart("--triguard-baseline=known", "--triguard-json=report.json", "-v", *mode)
+def test_the_same_model_passes_in_every_mode(with_baseline, run, mode):
+    found = run("--triguard-baseline=known", "--triguard-json=report.json", "-v", *mode)
     found.assert_outcomes(passed=2)
     for check in checks(with_baseline).values():
         assert check["baseline"]["verdict"] == "passed"
@@ -90,10 +90,8 @@ def test_the_same_model_passes_in_every_mode(with_baseline, run_apart, mode):
     found.stdout.fnmatch_lines(["*baseline: not worse on these samples than allowed: 1.000 then*"])
 
 
-def test_every_mode_writes_the_same_baseline(gate, run_apart, mode):
-    found = run_apart(
-        "--triguard-baseline=known", "--triguard-update", "--triguard-chunk=32", *mode
-    )
+def test_every_mode_writes_the_same_baseline(gate, run, mode):
+    found = run("--triguard-baseline=known", "--triguard-update", "--triguard-chunk=32", *mode)
     assert found.ret == 0
     found.stdout.fnmatch_lines(["triguard: wrote the baselines in *test_gate.py.json"])
     document = json.loads((gate.path / "known" / "test_gate.py.json").read_text())
@@ -184,32 +182,32 @@ def test_an_update_does_not_compare(with_baseline, run, monkeypatch):
     run("--triguard-baseline=known").assert_outcomes(passed=2)
 
 
-def test_a_gate_does_not_move_its_own_baseline(gate, run_apart, monkeypatch):
+def test_a_gate_does_not_move_its_own_baseline(gate, run, monkeypatch):
     monkeypatch.setenv("CI", "true")
-    found = run_apart("--triguard-baseline=known", "--triguard-update")
+    found = run("--triguard-baseline=known", "--triguard-update")
     assert found.ret == pytest.ExitCode.USAGE_ERROR
     found.stderr.fnmatch_lines(["ERROR: --triguard-update is refused where*CI is set*"])
     assert not (gate.path / "known").exists()
-    assert run_apart("--triguard-baseline=known", "--triguard-update-force").ret == 0
+    assert run("--triguard-baseline=known", "--triguard-update-force").ret == 0
     assert (gate.path / "known" / "test_gate.py.json").exists()
 
 
-def test_an_update_needs_a_folder(gate, run_apart):
-    found = run_apart("--triguard-update")
+def test_an_update_needs_a_folder(gate, run):
+    found = run("--triguard-update")
     assert found.ret == pytest.ExitCode.USAGE_ERROR
     found.stderr.fnmatch_lines(["ERROR: --triguard-update needs a folder to write to*"])
 
 
-def test_a_broken_baseline_ends_the_run_before_any_test(with_baseline, run_apart, mode):
+def test_a_broken_baseline_ends_the_run_before_any_test(with_baseline, run, mode):
     path = with_baseline.path / "known" / "test_gate.py.json"
     path.write_text(path.read_text().replace('"schema_version": 1', '"schema_version": 0'))
-    found = run_apart("--triguard-baseline=known", *mode)
+    found = run("--triguard-baseline=known", *mode)
     assert found.ret == pytest.ExitCode.USAGE_ERROR
     errors = [line for line in found.errlines if line.startswith("ERROR")]
     assert len(errors) == 1
     assert "test_gate.py.json is no baseline: its schema_version is 0, but" in errors[0]
     found.stdout.no_fnmatch_line("*test_gate.py*")
-    assert run_apart("--triguard-baseline=known", "--co", "-q", *mode).ret == 0
+    assert run("--triguard-baseline=known", "--co", "-q", *mode).ret == 0
 
 
 def test_the_ini_file_names_the_folder_beside_itself(gate, run, monkeypatch):
@@ -222,14 +220,11 @@ def test_the_ini_file_names_the_folder_beside_itself(gate, run, monkeypatch):
 
 
 def test_a_lost_update_is_not_green(gate, run, monkeypatch):
-    (gate.path / "conftest.py").write_text(
-        "import pytest_triguard.files\n"
-        "def full(*_):\n    raise OSError(28, 'No space left on device')\n"
-        "pytest_triguard.files.write = full\n"
-    )
-    found = gate.runpytest_subprocess(
-        "--triguard-baseline=known", "--triguard-update", "-p", "no:randomly"
-    )
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("pytest_triguard.files.write", full)
+    found = run("--triguard-baseline=known", "--triguard-update")
     assert found.ret == pytest.ExitCode.INTERNAL_ERROR
     found.stdout.fnmatch_lines(["triguard: the baselines are not updated: * No space left*"])
     assert not list((gate.path / "known").rglob("*.json"))
@@ -334,12 +329,12 @@ def test_a_wrong_max_regression_is_refused(with_baseline, run, monkeypatch):
 
 @pytest.mark.parametrize("flag", ["--triguard-update", "--triguard-update-force"])
 @pytest.mark.parametrize("where", ["ini", "environment"])
-def test_no_gate_updates_itself_for_ever(gate, run_apart, monkeypatch, flag, where):
+def test_no_gate_updates_itself_for_ever(gate, run, monkeypatch, flag, where):
     if where == "ini":
         (gate.path / "pytest.ini").write_text(f"[pytest]\naddopts = {flag}\n")
     else:
         monkeypatch.setenv("PYTEST_ADDOPTS", flag)
-    found = run_apart("--triguard-baseline=known")
+    found = run("--triguard-baseline=known")
     assert found.ret == pytest.ExitCode.USAGE_ERROR
     found.stderr.fnmatch_lines([f"ERROR: {flag} must be typed on the command line*"])
     assert not (gate.path / "known").exists()

@@ -206,7 +206,7 @@ def test_another_run():
 """
 
 
-def test_another_run_that_wrote_the_report_meanwhile_keeps_it(project, run_apart, mode):
+def test_another_run_that_wrote_the_report_meanwhile_keeps_it(project, run, mode):
     (project.path / "report.json").write_text("old")
     (project.path / "report-2.json").write_text("kept")
     (project.path / "other").mkdir()
@@ -218,7 +218,7 @@ def test_another_run_that_wrote_the_report_meanwhile_keeps_it(project, run_apart
         "assert subprocess.run(command).returncode == 0"
     )
     project.makepyfile(test_gate=ANOTHER.format(meanwhile=meanwhile))
-    result = run_apart("--triguard-json=report.json", *mode, "test_gate.py")
+    result = run("--triguard-json=report.json", *mode, "test_gate.py")
     assert result.ret == pytest.ExitCode.INTERNAL_ERROR
     theirs, ours = project.path / "report.json", project.path / "report-3.json"
     result.stdout.fnmatch_lines(

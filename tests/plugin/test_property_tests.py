@@ -165,14 +165,11 @@ def test_small_changes_change_nothing(triguard_classifier, triguard_data, eps, d
 """
 
 
-@pytest.mark.parametrize("workers", [(), ("-n", "2")], ids=["serial", "n2"])
-def test_a_metamorphic_test_as_a_user_writes_it(project, run_apart, workers):
+def test_a_metamorphic_test_as_a_user_writes_it(project, run):
     """The nearest images are 0.2 from the boundary, so eps 0.1 holds and eps 0.3 does not."""
-    if workers:
-        pytest.importorskip("xdist")
     project.makeconftest(MODEL)
     project.makepyfile(test_gate=ROBUST)
-    result = run_apart("--triguard-json=report.json", *workers)
+    result = run("--triguard-json=report.json")
     result.assert_outcomes(passed=1, failed=1)
     result.stdout.no_fnmatch_line("*Flaky*")
     result.stdout.no_fnmatch_line("*function-scoped fixture*")
