@@ -28,7 +28,7 @@ def test_windows_runs_its_form_of_the_command():
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     (command,) = re.findall(r"^On Windows, type `(.+\[test\].+)`", readme, re.MULTILINE)
     assert command in commands()
-    assert command.endswith(r"Scripts\pytest")
+    assert command.endswith(r"Scripts\pytest -n 2")
 
 
 def test_the_workflow_may_read_and_nothing_else():
