@@ -22,7 +22,8 @@ class FGSM(Attack):
     A misclassified sample is moved too, so that the result is the textbook's.
 
     Args:
-        loss: What is ascended: `"cross_entropy"`, `"probability"`, `"margin"` or `"dlr"`.
+        loss: What is ascended: `"cross_entropy"`, `"probability"`, `"logit"`, `"contrast"`,
+            `"margin"` or `"dlr"`.
         trajectory: Whether the start, the gradient and the step are kept.
 
     References:

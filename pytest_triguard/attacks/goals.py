@@ -7,8 +7,10 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from pytest_triguard.engine.objectives import (
+    contrast,
     cross_entropy,
     dlr,
+    logit,
     margin,
     probability,
     targeted_dlr,
@@ -16,7 +18,10 @@ from pytest_triguard.engine.objectives import (
 from pytest_triguard.engine.rows import Rows
 from pytest_triguard.errors import InputError
 
-LOSSES = ("cross_entropy", "probability", "margin", "dlr")
+_KEPT = {"probability": probability, "logit": logit, "contrast": contrast, "margin": margin}
+"""What falls away from the label and rises towards the target, by the name of the loss."""
+
+LOSSES = ("cross_entropy", *_KEPT, "dlr")
 
 
 def ascended(name: str, logits: Tensor, rows: Rows | Mapping[str, Tensor]) -> Tensor:
@@ -34,7 +39,7 @@ def ascended(name: str, logits: Tensor, rows: Rows | Mapping[str, Tensor]) -> Te
     if name == "cross_entropy":
         return cross_entropy(logits, labels) if targets is None else -cross_entropy(logits, targets)
     if name != "dlr":
-        kept = probability if name == "probability" else margin
+        kept = _KEPT[name]
         return -kept(logits, labels) if targets is None else kept(logits, targets)
     needed = 3 if targets is None else 4
     if logits.shape[1] < needed:

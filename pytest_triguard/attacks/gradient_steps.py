@@ -22,6 +22,7 @@ from pytest_triguard.engine.geometry import (
 from pytest_triguard.engine.gradients import input_gradient
 from pytest_triguard.engine.iteration import STOPS, Outcome, Stop, search
 from pytest_triguard.engine.model import Model
+from pytest_triguard.engine.path_integral import Integrand
 from pytest_triguard.engine.rows import Rows
 from pytest_triguard.engine.samples import Batch
 from pytest_triguard.errors import InputError
@@ -37,8 +38,8 @@ class GradientSteps(Attack):
         steps: Number of steps per start.
         restarts: Number of starts.
         random_start: Whether a start is drawn uniformly from the ball or is the sample itself.
-        loss: What is ascended: `"cross_entropy"`, `"probability"`, `"margin"` or `"dlr"`, each of
-            the label, or descended of the target.
+        loss: What is ascended: `"cross_entropy"`, `"probability"`, `"logit"`, `"contrast"`,
+            `"margin"` or `"dlr"`, each away from the label or towards the target.
         stop: `"success"` lets a sample leave at its first success, `"never"` takes all steps.
         trajectory: Whether iterates, gradients and directions are kept.
     """
@@ -99,9 +100,17 @@ class GradientSteps(Attack):
             f"seed {self.drawn_seed}"
         )
 
-    def stream(self, model: Model, batches: Iterable[Batch]) -> Iterator[Outcome]:
-        """Attack labelled batches and hand out outcomes in the order in which they finish."""
-        return search(model, batches, Steps(self))
+    def stream(
+        self, model: Model, batches: Iterable[Batch], *, integrand: Integrand | None = None
+    ) -> Iterator[Outcome]:
+        """Attack labelled batches and hand out outcomes in the order in which they finish.
+
+        Args:
+            model: The network.
+            batches: Labelled samples.
+            integrand: What each step adds to the integral of an outcome, or None for no integral.
+        """
+        return search(model, batches, Steps(self), integrand=integrand)
 
     def begin(self, model: Model, rows: Rows) -> None:
         """Set what the method carries along with each row, whose points are at their start."""

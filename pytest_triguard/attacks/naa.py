@@ -27,6 +27,7 @@ from pytest_triguard.engine.layers import (
     last_spatial_layer,
 )
 from pytest_triguard.engine.model import Model
+from pytest_triguard.engine.path_integral import Integrand
 from pytest_triguard.engine.rows import Rows
 from pytest_triguard.engine.samples import Batch
 from pytest_triguard.validation import number, whole
@@ -80,7 +81,9 @@ class NAA(MomentumSteps):
         """Return the gradient passes that a start and so many estimates take."""
         return self.points + super().passes(steps)
 
-    def stream(self, model: Model, batches: Iterable[Batch]) -> Iterator[Outcome]:
+    def stream(
+        self, model: Model, batches: Iterable[Batch], *, integrand: Integrand | None = None
+    ) -> Iterator[Outcome]:
         """Attack labelled batches and hand out outcomes in the order in which they finish."""
         if self.layer is not None:
             found: nn.Module | None = find_layer(model.module, self.layer)
@@ -92,7 +95,7 @@ class NAA(MomentumSteps):
             batches = chain([first], batches)
             example = first.inputs[:1].to(model.device)
             found = last_spatial_layer(model, example, share=_SHARE)
-        return super(NAA, replace(self, layer=found)).stream(model, batches)
+        return super(NAA, replace(self, layer=found)).stream(model, batches, integrand=integrand)
 
     def begin(self, model: Model, rows: Rows) -> None:
         """Start without momentum, with the weights of each sample's features."""

@@ -15,6 +15,11 @@ __all__ = ["Attribution", "Setup", "consistent_setup", "get", "names", "recalibr
 _FAMILY: Family[Attribution] = Family(
     "attribution",
     {
+        "agi": "pytest_triguard.attributions.agi:AGI",
+        "attexplore": "pytest_triguard.attributions.attexplore:AttEXplore",
+        "attexplore_plus_plus": (
+            "pytest_triguard.attributions.attexplore_plus_plus:AttEXplorePlusPlus"
+        ),
         "deeplift": "pytest_triguard.attributions.deeplift:DeepLIFT",
         "expected_gradients": "pytest_triguard.attributions.expected_gradients:ExpectedGradients",
         "fast_ig": "pytest_triguard.attributions.fast_ig:FastIG",
@@ -29,6 +34,7 @@ _FAMILY: Family[Attribution] = Family(
         "integrated_gradients": (
             "pytest_triguard.attributions.integrated_gradients:IntegratedGradients"
         ),
+        "mfaba": "pytest_triguard.attributions.mfaba:MFABA",
         "occlusion": "pytest_triguard.attributions.occlusion:Occlusion",
         "saliency": "pytest_triguard.attributions.saliency:Saliency",
         "smoothgrad": "pytest_triguard.attributions.smoothgrad:SmoothGrad",

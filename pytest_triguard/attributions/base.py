@@ -39,6 +39,8 @@ class Attribution(ABC):
     name: ClassVar[str]
     kind: ClassVar[str]
     """What its maps are: a `gradient`, an `integration`, a `cam` or a `difference`."""
+    blocks_at_once: ClassVar[int] = 1
+    """Chunks of samples explained together; where samples can be done early, others follow."""
 
     def __post_init__(self) -> None:
         explained(self.output)
@@ -107,7 +109,7 @@ class Attribution(ABC):
         Yields:
             Blocks of samples on the device, their targets filled in, and their maps.
         """
-        for block in Feed(batches, model.device).blocks(model.chunk.rows):
+        for block in Feed(batches, model.device).blocks(self.blocks_at_once * model.chunk.rows):
             targeted = with_targets(model, block)
             yield targeted, self.explain(model, targeted)
 

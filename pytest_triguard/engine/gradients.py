@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
@@ -39,19 +39,50 @@ def input_gradient(
         The gradient `(N, C, H, W)` and the logits `(N, K)`, both detached. A sample whose
         objective does not depend on the input has the zero gradient.
     """
+    (gradient,), logits = input_gradients(
+        model, points, (classes,), objective, through=through, rules=rules
+    )
+    return gradient, logits
+
+
+def input_gradients(
+    model: Model,
+    points: Tensor,
+    classes: Sequence[Tensor],
+    objective: Objective,
+    *,
+    through: Callable[[Tensor], Tensor] | None = None,
+    rules: AbstractContextManager[object] | None = None,
+) -> tuple[list[Tensor], Tensor]:
+    """Return the gradients of an objective for several classes, from one forward pass.
+
+    Args:
+        model: As for `input_gradient`.
+        points: Likewise.
+        classes: Classes of each gradient, each `(N,)` int64.
+        objective: As for `input_gradient`.
+        through: Likewise.
+        rules: Likewise.
+
+    Returns:
+        The gradients, each `(N, C, H, W)`, and the logits `(N, K)`, all detached.
+    """
     with torch.inference_mode(False), torch.enable_grad():
         points = points.clone() if points.is_inference() else points.detach()
         points.requires_grad_()
         with rules or nullcontext():
             logits = model.logits(points if through is None else through(points))
-            total = objective(logits, classes).sum()
-        if not total.requires_grad:
-            return torch.zeros_like(points), logits.detach()
-        (gradient,) = torch.autograd.grad(total, points, allow_unused=True)
-        model.passes.backward += len(points)
-    if gradient is None:
-        gradient = torch.zeros_like(points)
-    return gradient.detach(), logits.detach()
+            totals = [objective(logits, each).sum() for each in classes]
+        gradients = []
+        for number, total in enumerate(totals, start=1):
+            gradient = None
+            if total.requires_grad:
+                (gradient,) = torch.autograd.grad(
+                    total, points, retain_graph=number < len(totals), allow_unused=True
+                )
+                model.passes.backward += len(points)
+            gradients.append(torch.zeros_like(points) if gradient is None else gradient)
+    return [each.detach() for each in gradients], logits.detach()
 
 
 def has_gradients(model: Model, points: Tensor) -> bool:

@@ -21,6 +21,7 @@ from pytest_triguard.engine.best import forget, keep
 from pytest_triguard.engine.devices import is_host
 from pytest_triguard.engine.geometry import per_row
 from pytest_triguard.engine.model import Model
+from pytest_triguard.engine.path_integral import Integrand, add_term
 from pytest_triguard.engine.rows import Rows, joined
 from pytest_triguard.engine.samples import Batch, Feed, join
 from pytest_triguard.errors import ModelError
@@ -118,6 +119,7 @@ class Outcome:
         targets: `(n,)` int64 classes to reach, or None.
         rising: Whether the loss was still rising when the last step was taken.
         by: Name of the attack, where several took part.
+        integral: `(n, C, H, W)` sum of the terms of an integrand, or None where there is none.
     """
 
     positions: list[int]
@@ -134,6 +136,7 @@ class Outcome:
     targets: Tensor | None = None
     rising: list[bool] = field(default_factory=list)
     by: str = ""
+    integral: Tensor | None = None
 
     def samples(self) -> Batch:
         """Return the samples as they were, for another search."""
@@ -142,7 +145,7 @@ class Outcome:
         )
 
     def pick(self, places: list[int]) -> Outcome:
-        """Return the samples at some places, without their path."""
+        """Return the samples at some places, without their path and integral."""
         index = torch.tensor(places, dtype=torch.int64).to(self.points.device, non_blocking=True)
         points, clean, labels, keys = (
             each.index_select(0, index)
@@ -163,6 +166,7 @@ class Outcome:
             passes=passes,
             steps=steps,
             path={},
+            integral=None,
             targets=None if self.targets is None else self.targets.index_select(0, index),
             broken=[self.broken[place] for place in places],
             rising=[self.rising[place] for place in places],
@@ -170,7 +174,12 @@ class Outcome:
 
 
 def search(
-    model: Model, batches: Iterable[Batch], method: Search, *, tells: bool = False
+    model: Model,
+    batches: Iterable[Batch],
+    method: Search,
+    *,
+    tells: bool = False,
+    integrand: Integrand | None = None,
 ) -> Iterator[Outcome]:
     """Search from every sample and hand out the outcomes as they come.
 
@@ -181,6 +190,7 @@ def search(
         batches: Labelled samples, read as they are needed.
         method: What the search does.
         tells: Whether a search that meets a NaN is told as broken in place of being refused.
+        integrand: What each step adds to the integral along the path of a start, or None.
 
     Yields:
         Outcomes of a few samples at a time, in the order in which they finish.
@@ -188,17 +198,23 @@ def search(
     Raises:
         ModelError: If a search meets a NaN and that is not to be told.
     """
-    yield from _Run(model, batches, method, tells=tells).outcomes()
+    yield from _Run(model, batches, method, tells, integrand).outcomes()
 
 
 class _Run:
     """One search: the rows being stepped, those waiting, and those whose last point is unjudged."""
 
     def __init__(
-        self, model: Model, batches: Iterable[Batch], method: Search, *, tells: bool
+        self,
+        model: Model,
+        batches: Iterable[Batch],
+        method: Search,
+        tells: bool,
+        integrand: Integrand | None,
     ) -> None:
         self.model = model
         self.tells = tells
+        self.integrand = integrand
         self.method = method
         self.feed = Feed(batches, model.device)
         self.look_every = 1 if is_host(model.device) else LOOK_EVERY
@@ -281,6 +297,8 @@ class _Run:
             rows[name] = rows["clean"].new_full((len(rows),), -torch.inf)
         if self.method.best:
             forget(rows, "best")
+        if self.integrand is not None:
+            rows["integral"] = torch.zeros_like(rows["clean"])
         self.method.begin(self.model, rows)
         if self.method.record:
             clean = rows["clean"]
@@ -298,10 +316,13 @@ class _Run:
         # The sign of NaN is 0, and a sample that stands still would pass for robust.
         rows["highest"] = torch.maximum(rows["highest"], gradient.flatten(1).amax(1))
         all_live = self.note(logits, rows)
+        before = rows["points"]
         points, direction = self.method.move(self.model, rows, gradient)
         if not all_live:
-            points = torch.where(per_row(rows["live"], points), points, rows["points"])
+            points = torch.where(per_row(rows["live"], points), points, before)
         rows["points"] = points
+        if self.integrand is not None:
+            add_term(rows, self.integrand(rows, before, gradient), all_live=all_live)
         if self.method.record:
             self.keep(rows, gradient, direction)
         rows["step"] = rows["step"] + rows["live"]
@@ -462,7 +483,8 @@ def _defined(logits: Tensor) -> Tensor:
 
 def _handed_out(points: str) -> set[str]:
     """Return the names of the tensors an outcome is made of."""
-    return {points, "clean", "labels", "keys", "targets", *(f"path_{name}" for name in PATH)}
+    path = (f"path_{name}" for name in PATH)
+    return {points, "clean", "labels", "keys", "targets", "integral", *path}
 
 
 def _outcome(rows: Rows, points: str, seen: list[int]) -> Outcome:
@@ -480,4 +502,5 @@ def _outcome(rows: Rows, points: str, seen: list[int]) -> Outcome:
         [bool(each & _BROKEN) for each in seen],
         rows.get("targets"),
         [bool(each & _RISING) and not each & _WON for each in seen],
+        integral=rows.get("integral"),
     )

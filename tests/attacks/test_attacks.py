@@ -137,7 +137,7 @@ def test_an_attack_equals_a_plain_loop_from_the_same_start(case, name):
 
 
 @pytest.mark.parametrize("targeted", [False, True])
-@pytest.mark.parametrize("loss", ["margin", "dlr"])
+@pytest.mark.parametrize("loss", ["logit", "contrast", "margin", "dlr"])
 def test_the_other_losses_are_ascended_too(loss, targeted):
     subject, inputs, labels = problem("smooth", 8)
     targets = (labels + 1) % CLASSES if targeted else None
@@ -147,7 +147,12 @@ def test_the_other_losses_are_ascended_too(loss, targeted):
         rows = torch.arange(len(points))
         logits = network(points)
         spread = logits.sort(1, descending=True).values
-        chosen = logits[rows, labels if targets is None else targets]
+        aim = labels if targets is None else targets
+        chosen = logits[rows, aim]
+        if loss in ("logit", "contrast"):
+            others = logits.scatter(1, aim.unsqueeze(1), -torch.inf).softmax(1)
+            lead = chosen - (others * logits).sum(1) * (loss == "contrast")
+            return -lead if targets is None else lead
         if targets is None:
             rest = logits.scatter(1, labels.unsqueeze(1), -torch.inf).amax(1)
             scale = spread[:, 0] - spread[:, 2]

@@ -37,7 +37,8 @@ LOSS = [
     (
         {"loss": "margins"},
         InputError,
-        "loss must be one of 'cross_entropy', 'probability', 'margin', 'dlr', but 'margins' came; "
+        "loss must be one of 'cross_entropy', 'probability', 'logit', 'contrast', 'margin', 'dlr', "
+        "but 'margins' came; "
         "did you mean 'margin'?",
     ),
 ]

@@ -21,7 +21,7 @@ from captum.attr import Occlusion as CaptumOcclusion
 from captum.attr import Saliency as CaptumSaliency
 from torch import Tensor, nn
 
-from pytest_triguard import attributions
+from pytest_triguard import attacks, attributions
 from tests.networks import SHAPES
 
 Known = Callable[[Tensor, Tensor], Tensor]
@@ -48,12 +48,13 @@ class Row:
         few: Hyperparameters that make it fast enough for a test.
         many: Name of the hyperparameter that says how many gradients are averaged, or None.
         random: Whether it draws.
-        never_negative: Whether its maps have no sign.
+        never_negative: Whether its maps have no sign, or None where that depends.
         finite: Whether its maps are finite even where the gradient is not.
         invariant: Whether its maps depend on what the network computes and not on how.
         normalised: Whether normalisation may as well be written into the network.
         degree: Power of the output's scale that its maps scale with.
         networks: Networks it is tested on, of those in `SHAPES`.
+        looks: How often the host may ask which samples are done.
     """
 
     name: str
@@ -66,12 +67,13 @@ class Row:
     few: dict[str, Any] = field(default_factory=dict)
     many: str | None = None
     random: bool = False
-    never_negative: bool = False
+    never_negative: bool | None = False
     finite: bool = False
     invariant: bool = True
     normalised: bool = True
     degree: int = 1
     networks: tuple[str, ...] = tuple(SHAPES)
+    looks: int = 0
 
     @property
     def spatial(self) -> bool:
@@ -185,6 +187,18 @@ NO_FEATURES = dict.fromkeys(("linear", "quadratic"), "such a network has no feat
 ON_LINES = {"keep": "all", "mode": "canonical"}
 LINES_MISSING = {
     "linear": "it depends on the references, which a test of its own looks at",
+    "peer": "Captum has no such method",
+}
+
+
+def without(values: dict[str, Any], name: str) -> dict[str, Any]:
+    """Return values without one of them."""
+    return {each: value for each, value in values.items() if each != name}
+
+
+ON_THE_WAY = {
+    "linear": "the way ends at the range or the boundary; a test of its own follows it",
+    "quadratic": "likewise",
     "peer": "Captum has no such method",
 }
 
@@ -384,6 +398,85 @@ TABLE = (
         random=True,
         never_negative=True,
         degree=2,
+    ),
+    Row(
+        "agi",
+        linear=None,
+        quadratic=None,
+        peer=None,
+        missing=ON_THE_WAY,
+        defaults={
+            "output": "probability",
+            "step_size": 0.05,
+            "steps": 50,
+            "classes": 20,
+            "mode": "canonical",
+        },
+        few={"output": "logit", "steps": 2},
+        many="steps",
+        looks=26,
+    ),
+    Row(
+        "mfaba",
+        linear=None,
+        quadratic=None,
+        peer=None,
+        missing=ON_THE_WAY,
+        defaults={
+            "output": "probability",
+            "norm": "linf",
+            "eps": None,
+            "step_size": None,
+            "steps": 50,
+        },
+        few={"output": "logit", "steps": 3, "step_size": 0.01},
+        many="steps",
+        never_negative=True,
+        looks=9,
+    ),
+    Row(
+        "attexplore",
+        linear=None,
+        quadratic=None,
+        peer=None,
+        missing=ON_THE_WAY,
+        defaults={
+            "output": "log_probability",
+            "eps": 16 / 255,
+            "step_size": None,
+            "steps": 10,
+            "copies": 20,
+            "rho": 0.5,
+            "sigma": 16 / 255,
+            "probability": 0.5,
+            "rate": 1.15,
+            "size": 7,
+            "momentum": 1.0,
+            "mode": "canonical",
+        },
+        few={"output": "logit", "steps": 2, "copies": 3, "rate": 1.5, "size": 3},
+        many="steps",
+        random=True,
+        never_negative=None,
+        looks=9,
+    ),
+    Row(
+        "attexplore_plus_plus",
+        linear=None,
+        quadratic=None,
+        peer=None,
+        missing=ON_THE_WAY,
+        defaults={
+            "output": "log_probability",
+            "attack": without(attacks.get("gra", seed=0).parameters(), "loss"),
+            "preset": None,
+            "mode": "canonical",
+        },
+        few={"output": "logit", "attack": attacks.get("gra", steps=2, copies=3)},
+        random=True,
+        never_negative=None,
+        finite=True,
+        looks=9,
     ),
 )
 

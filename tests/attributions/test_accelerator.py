@@ -8,7 +8,7 @@ import torch
 from pytest_triguard import attributions
 from pytest_triguard.engine import estimators
 from pytest_triguard.running import running
-from tests.attributions.table import averaging_rows, close, every_row
+from tests.attributions.table import TABLE, close, every_row
 from tests.networks import SHAPES, images, problem
 from tests.sessions import with_settings
 from tests.simulated_accelerator import simulated_accelerator
@@ -54,8 +54,9 @@ def crossings(method, chunk, network="linear"):
 
 @pytest.mark.parametrize("chunk", [1, 64])
 @every_row
-def test_the_host_reads_nothing(row, chunk):
-    assert crossings(row.method(), chunk, "conv" if row.spatial else "linear")[0] == []
+def test_the_host_reads_nothing_but_who_is_done(row, chunk):
+    reads = crossings(row.method(), chunk, "conv" if row.spatial else "linear")[0]
+    assert len(reads) <= row.looks
 
 
 @pytest.mark.parametrize("baseline", ["zero", "blur", "noise", "uniform", "midpoint"])
@@ -64,7 +65,9 @@ def test_the_host_reads_nothing_for_a_baseline(baseline):
     assert crossings(method, 3)[0] == []
 
 
-@averaging_rows
+@pytest.mark.parametrize(
+    "row", [row for row in TABLE if row.many and not row.looks], ids=lambda row: row.name
+)
 def test_copies_make_no_tensor_on_the_cpu_and_send_none(row, monkeypatch):
     monkeypatch.setattr(estimators, "_MADE", 1)  # as if the images were large
     short, long = (crossings(row.method(**{row.many: many}), 3) for many in (1, 4))
