@@ -15,7 +15,18 @@ except ModuleNotFoundError:
     ) from None
 
 from pytest_triguard.strategies.balls import perturbations
+from pytest_triguard.strategies.corruption import Corruption, corruptions
 from pytest_triguard.strategies.networks import RandomNetwork, random_networks
 from pytest_triguard.strategies.patch import Patch, patches
+from pytest_triguard.strategies.starts import adversarial_starts
 
-__all__ = ["Patch", "RandomNetwork", "patches", "perturbations", "random_networks"]
+__all__ = [
+    "Corruption",
+    "Patch",
+    "RandomNetwork",
+    "adversarial_starts",
+    "corruptions",
+    "patches",
+    "perturbations",
+    "random_networks",
+]

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from hypothesis import strategies as st
 from torch import Tensor
 
-from pytest_triguard.attacks.base import check_eps
 from pytest_triguard.backdoors.base import per_channel
 from pytest_triguard.classifier import PerChannel, read_bounds
-from pytest_triguard.data import BOUNDS_TOLERANCE
 from pytest_triguard.engine.geometry import project
-from pytest_triguard.errors import InputError, InputTypeError
+from pytest_triguard.strategies.given import check_range, on_host, radii_of
 from pytest_triguard.strategies.strokes import Stroke, paint, paintings
-from pytest_triguard.validation import describe, one_of
+from pytest_triguard.validation import one_of
 from pytest_triguard.verification.intervals import BALL_NORMS, BallNorm, lengths, per_sample
 
 
@@ -66,21 +62,9 @@ def perturbations(
         ...     assert (perturbed - 0.5).abs().max() <= 0.1
         >>> test_it_stays_close()
     """
-    batch = _checked(inputs)
     one_of("norm", norm, BALL_NORMS)
-    low, high = read_bounds(bounds)
-    _check_range(batch, low, high)
-    ball = Ball(
-        clean=batch,
-        eps=_radii(eps, batch, norm, low, high),
-        norm=next(each for each in BALL_NORMS if each == norm),
-        # The sample itself stays in, however its range was rounded.
-        low=torch.minimum(per_channel(low, batch), batch),
-        high=torch.maximum(per_channel(high, batch), batch),
-        device=inputs.device,
-        single=inputs.ndim == 3,
-    )
-    count, channels, height, width = batch.shape
+    ball = Ball.around(inputs, eps, norm, bounds)
+    count, channels, height, width = ball.clean.shape
     return paintings((count, channels, height, width)).map(ball)
 
 
@@ -106,6 +90,34 @@ class Ball:
     device: torch.device
     single: bool
 
+    @classmethod
+    def around(
+        cls,
+        inputs: Tensor,
+        eps: float | Tensor,
+        norm: str,
+        bounds: tuple[PerChannel, PerChannel],
+    ) -> Ball:
+        """Return the ball around inputs; see `perturbations` for what may be given.
+
+        Raises:
+            InputTypeError: If an argument has the wrong type.
+            InputError: If a value is refused, or the arguments do not go together.
+        """
+        batch = on_host(inputs)
+        low, high = read_bounds(bounds)
+        check_range(batch, low, high)
+        return cls(
+            clean=batch,
+            eps=radii_of(eps, batch, norm, low, high),
+            norm=next(each for each in BALL_NORMS if each == norm),
+            # The sample itself stays in, however its range was rounded.
+            low=torch.minimum(per_channel(low, batch), batch),
+            high=torch.maximum(per_channel(high, batch), batch),
+            device=inputs.device,
+            single=inputs.ndim == 3,
+        )
+
     def __repr__(self) -> str:
         radii = sorted({f"{each:g}" for each in self.eps.tolist()}, key=float)
         eps = radii[0] if len(radii) == 1 else f"({radii[0]}, ..., {radii[-1]})"
@@ -116,9 +128,21 @@ class Ball:
         count, channels, height, width = self.clean.shape
         with torch.device("cpu"):
             offset = paint(strokes, (count, channels, height, width))
-        strength, length = lengths(offset, "linf"), lengths(offset, self.norm)
+        return self.at(self.scaled(offset, lengths(offset, "linf")))
+
+    def scaled(self, direction: Tensor, strength: Tensor | float) -> Tensor:
+        """Return offsets of given directions whose length is a share of the radius.
+
+        Args:
+            direction: `(N, C, H, W)` float64; zeros stay zeros.
+            strength: Share of the radius, one for all samples or `(N,)`.
+        """
         tiny = torch.finfo(torch.float64).tiny
-        offset *= per_sample(self.eps * strength / length.clamp_min(tiny), offset)
+        length = lengths(direction, self.norm).clamp_min(tiny)
+        return direction * per_sample(self.eps * strength / length, direction)
+
+    def at(self, offset: Tensor) -> Tensor:
+        """Return the inputs moved by offsets `(N, C, H, W)` float64, inside ball and range."""
         points = self._rounded(offset)
         return (points[0] if self.single else points).to(self.device)
 
@@ -157,68 +181,3 @@ def _rounded_down(values: Tensor, dtype: torch.dtype) -> Tensor:
     """Return numbers of a dtype that are at most those given, and close to them."""
     rounded = values.to(dtype)
     return torch.where(rounded > values, rounded * (1 - torch.finfo(dtype).eps), rounded)
-
-
-def _checked(inputs: Any) -> Tensor:
-    """Return a copy of the inputs on the host, `(N, C, H, W)`.
-
-    Raises:
-        InputTypeError: If they are no floating tensor.
-        InputError: If the shape is wrong, or a value is not finite.
-    """
-    if not isinstance(inputs, Tensor):
-        raise InputTypeError(
-            f"inputs must be a tensor (N, C, H, W) or (C, H, W), but {describe(inputs)} came"
-        )
-    if not inputs.dtype.is_floating_point:
-        raise InputTypeError(f"inputs must be floating, but {describe(inputs)} came")
-    if inputs.ndim not in (3, 4) or not inputs.numel():
-        raise InputError(
-            f"inputs must have shape (N, C, H, W) or (C, H, W), but {describe(inputs)} came"
-        )
-    if not bool(torch.isfinite(inputs).all()):
-        raise InputError("inputs must be finite, but they hold NaN or infinity")
-    batch = inputs.detach().cpu().clone()
-    return batch if batch.ndim == 4 else batch.unsqueeze(0)
-
-
-def _check_range(batch: Tensor, low: tuple[float, ...], high: tuple[float, ...]) -> None:
-    if len(low) not in (1, batch.shape[1]):
-        raise InputError(
-            f"inputs must have the {len(low)} channels that bounds name, but {describe(batch)} came"
-        )
-    exact = batch.double()
-    below = exact < per_channel(low, exact) - BOUNDS_TOLERANCE
-    above = exact > per_channel(high, exact) + BOUNDS_TOLERANCE
-    if bool((below | above).any()):
-        raise InputError(
-            f"inputs must lie inside the bounds, [{min(low):g}, {max(high):g}], but values from "
-            f"{float(exact.min()):g} to {float(exact.max()):g} came"
-        )
-
-
-def _radii(
-    eps: Any, batch: Tensor, norm: str, low: tuple[float, ...], high: tuple[float, ...]
-) -> Tensor:
-    """Return the radius of each sample, `(N,)` float64 on the host.
-
-    Raises:
-        InputTypeError: If eps is neither a number nor a floating tensor.
-        InputError: If it is refused, is not one per sample, or exceeds the range.
-    """
-    check_eps(eps)
-    count, size = len(batch), batch[0].numel()
-    if isinstance(eps, Tensor) and len(eps) != count:
-        raise InputError(
-            f"eps must be one number or a tensor of shape ({count},), but {describe(eps)} came"
-        )
-    width = max(above - below for below, above in zip(low, high, strict=True))
-    widest = width * {"linf": 1.0, "l2": math.sqrt(size), "l1": size}[norm]
-    radii = torch.as_tensor(eps, dtype=torch.float64, device="cpu").detach().expand(count).clone()
-    if float(radii.max()) > widest:
-        raise InputError(
-            f"eps must not exceed the range of the inputs, {widest:g} in {norm}, but "
-            f"{float(radii.max()):g} came; eps is measured in the units of the inputs, before "
-            "normalisation"
-        )
-    return radii
