@@ -59,6 +59,19 @@ def _range(low: float, high: float, low_open: bool) -> str:
     return f"from {low:g} to {high:g}{f' ({low:g} excluded)' if low_open else ''}"
 
 
+def share(name: str, value: Any) -> float:
+    """Return `value` as a float if it lies between 0 and 1, both excluded.
+
+    Raises:
+        InputTypeError: If `value` is no real number (a bool is none).
+        InputError: If it is NaN or out of range.
+    """
+    result = number(name, value, low=0, high=1, low_open=True)
+    if result == 1:
+        raise InputError(f"{name} must be below 1, but 1 came")
+    return result
+
+
 def whole(name: str, value: Any, *, low: int = 0) -> int:
     """Return `value` as an int if it is a whole number of at least `low`.
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from pytest_triguard.attacks.base import Attack, AttackResult, Trajectory
 from pytest_triguard.attacks.cascade import Cascade
+from pytest_triguard.attacks.curve import RobustCurve, robust_curve
 from pytest_triguard.attacks.transfer import TransferMatrix, transfer_matrix
 from pytest_triguard.registry import Family
 
@@ -14,10 +15,12 @@ __all__ = [
     "Attack",
     "AttackResult",
     "Cascade",
+    "RobustCurve",
     "Trajectory",
     "TransferMatrix",
     "get",
     "names",
+    "robust_curve",
     "transfer_matrix",
 ]
 

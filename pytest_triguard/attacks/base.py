@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Hashable, Iterable, Iterator, Sequence
@@ -17,7 +18,7 @@ from pytest_triguard.engine.gradients import has_gradients
 from pytest_triguard.engine.iteration import PATH, Outcome
 from pytest_triguard.engine.model import Model
 from pytest_triguard.engine.samples import Batch
-from pytest_triguard.errors import InputError, ModelError
+from pytest_triguard.errors import InputError, InputTypeError, ModelError
 from pytest_triguard.running import Run, running
 from pytest_triguard.settings import current_settings
 from pytest_triguard.validation import describe, number, one_of, whole
@@ -243,6 +244,40 @@ def widest(run: Run, norm: Norm) -> float:
     low, high = run.samples.bounds
     width = max(above - below for below, above in zip(low, high, strict=True))
     return width if norm == "linf" else width * math.sqrt(run.like[0].numel())
+
+
+def check_radii(eps: Any, *, fewest: int = 1, positive: bool = False) -> tuple[float, ...]:
+    """Return radii if there are enough and they rise.
+
+    Args:
+        eps: What came.
+        fewest: How many are enough, 1 or 2.
+        positive: Whether 0 is refused.
+
+    Raises:
+        InputTypeError: If it is no sequence of numbers.
+        InputError: If they are too few, negative or do not rise.
+    """
+    if not isinstance(eps, Sequence) or isinstance(eps, str):
+        raise InputTypeError(f"eps must be a sequence of numbers, but {describe(eps)} came")
+    found = tuple(number("eps", each, low=0, low_open=positive) for each in eps)
+    if len(found) < fewest or any(high <= low for low, high in itertools.pairwise(found)):
+        wanted = "one number" if fewest == 1 else "two numbers"
+        raise InputError(f"eps must be {wanted} or more that rise, but {describe(eps)} came")
+    return found
+
+
+def require_attack(attack: Any) -> Attack:
+    """Return what must be an attack.
+
+    Raises:
+        InputTypeError: If it is none.
+    """
+    if not isinstance(attack, Attack):
+        raise InputTypeError(
+            f"attack must be an attack, such as attacks.get('mim'), but {describe(attack)} came"
+        )
+    return attack
 
 
 def check_eps(eps: Any) -> None:

@@ -6,7 +6,7 @@ from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 from pytest_triguard.attacks.base import Attack
 from pytest_triguard.engine.iteration import Outcome
@@ -15,6 +15,8 @@ from pytest_triguard.engine.passes import Passes
 from pytest_triguard.engine.samples import Batch, Feed
 from pytest_triguard.errors import InputError, InputTypeError
 from pytest_triguard.validation import describe
+
+Item = TypeVar("Item", Outcome, Batch)
 
 _Before = tuple[int, bool]
 """Passes that a sample took in earlier attacks, and whether a loss was still rising in one."""
@@ -85,10 +87,10 @@ class Cascaded(Attack):
         totals = [Passes() for _ in members]
         standing: Iterable[Batch] = window
         for attack, total in zip(members[:-1], totals, strict=False):
-            outcomes = _metered(attack.stream(model, standing), model, total)
+            outcomes = metered(attack.stream(model, standing), model, total)
             standing = _standing(outcomes, attack, fell, before)
         last = members[-1]
-        for outcome in _metered(last.stream(model, standing), model, totals[-1]):
+        for outcome in metered(last.stream(model, standing), model, totals[-1]):
             yield _finished(outcome, last, before)
         yield from fell
         for attack, total, drawn in zip(members, totals, [Passes(), *totals], strict=False):
@@ -157,15 +159,18 @@ def fitting(attacks: Sequence[Attack], model: Model, *, targeted: bool) -> list[
     ]
 
 
-def _metered(outcomes: Iterator[Outcome], model: Model, total: Passes) -> Iterator[Outcome]:
-    """Hand on outcomes and book the passes they took, with those of the attacks drawn from."""
+def metered(items: Iterator[Item], model: Model, total: Passes) -> Iterator[Item]:
+    """Hand on outcomes or samples, and book the passes they took.
+
+    Booked are also the passes of whatever they are drawn from.
+    """
     while True:
         before = model.passes.copy()
-        outcome = next(outcomes, None)
+        item = next(items, None)
         total.add(model.passes - before)
-        if outcome is None:
+        if item is None:
             return
-        yield outcome
+        yield item
 
 
 def _standing(

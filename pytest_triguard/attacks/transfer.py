@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pytest_triguard.attacks.base import Attack
+from pytest_triguard.attacks.base import Attack, require_attack
 from pytest_triguard.errors import InputError, InputTypeError
 from pytest_triguard.running import running
 from pytest_triguard.statistics import Interval, clopper_pearson
-from pytest_triguard.validation import describe, number
+from pytest_triguard.validation import describe, share
 
 
 @dataclass(frozen=True)
@@ -112,12 +112,8 @@ def transfer_matrix(
         ModelError: If a module breaks what a classifier promises.
     """
     named = _named(classifiers)
-    if not isinstance(attack, Attack):
-        raise InputTypeError(
-            f"attack must be an attack, such as attacks.get('mim'), but {describe(attack)} came"
-        )
-    if number("confidence", confidence, low=0, high=1, low_open=True) == 1:
-        raise InputError("confidence must be below 1, but 1 came")
+    require_attack(attack)
+    share("confidence", confidence)
     before = [_predicted(each, inputs, labels, ids) for each in named.values()]
     clean, truth = torch.stack([each for each, _ in before]), before[0][1]
     crafted = []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor
 
 from pytest_triguard import metrics
+from pytest_triguard.attacks.base import check_radii
 from pytest_triguard.attribution_attacks.base import AttributionAttack, Broken
 from pytest_triguard.attribution_attacks.search import Outcome
 from pytest_triguard.attributions import Attribution
@@ -19,7 +19,7 @@ from pytest_triguard.engine.model import Model
 from pytest_triguard.errors import InputError, InputTypeError
 from pytest_triguard.metrics import PairMetric
 from pytest_triguard.running import Run, running
-from pytest_triguard.validation import describe, number
+from pytest_triguard.validation import describe
 
 EPS_255 = (2 / 255, 4 / 255, 8 / 255, 16 / 255)
 """The radii of Smoothed Geometry for pixels in [0, 1]: 2, 4, 8 and 16 of 255."""
@@ -87,7 +87,7 @@ def attack_curve(
     References:
         Wang et al. 2020, "Smoothed Geometry for Robust Attribution", arXiv:2006.06643, section 5.
     """
-    radii = check_radii(eps)
+    radii = check_radii(eps, fewest=2, positive=True)
     judged = {each.name: each for each in map(as_measure, measures)}
     made = for_attribution(attack, attribution)
     with running(classifier, inputs, ids=ids, targets=targets) as run:
@@ -202,21 +202,6 @@ def as_measure(measure: Any) -> PairMetric:
     )
 
 
-def check_radii(eps: Any) -> tuple[float, ...]:
-    """Return radii if there are two at least, greater than 0 and rising.
-
-    Raises:
-        InputTypeError: If it is no sequence of numbers.
-        InputError: If they are too few, not positive or do not rise.
-    """
-    if not isinstance(eps, Sequence) or isinstance(eps, str):
-        raise InputTypeError(f"eps must be a sequence of numbers, but {describe(eps)} came")
-    radii = tuple(number("eps", each, low=0, low_open=True) for each in eps)
-    if len(radii) < 2 or any(high <= low for low, high in itertools.pairwise(radii)):
-        raise InputError(f"eps must be two numbers or more that rise, but {describe(eps)} came")
-    return radii
-
-
 def area_over_log_eps(values: Sequence[float], eps: Sequence[float]) -> float:
     """Return the area under values over log2 eps, by trapezoids.
 
@@ -230,7 +215,7 @@ def area_over_log_eps(values: Sequence[float], eps: Sequence[float]) -> float:
         InputTypeError: If `eps` is no sequence of numbers.
         InputError: If the radii are too few or do not rise, or there are more or fewer values.
     """
-    radii = check_radii(eps)
+    radii = check_radii(eps, fewest=2, positive=True)
     if len(values) != len(radii):
         raise InputError(
             f"values must hold one number for each of {len(radii)} radii, but {len(values)} came"

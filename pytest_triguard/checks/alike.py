@@ -8,12 +8,13 @@ from torch import Tensor
 
 from pytest_triguard.attributions import Attribution
 from pytest_triguard.attributions.base import known_targets
-from pytest_triguard.checks.clean import finite_maps, require_finite
+from pytest_triguard.checks.clean import finite_maps
 from pytest_triguard.checks.columns import Columns
 from pytest_triguard.checks.explained import About, about_maps
 from pytest_triguard.checks.finding import Finding
 from pytest_triguard.classifier import Classifier
 from pytest_triguard.engine.samples import Batch
+from pytest_triguard.engine.sifting import require_finite
 from pytest_triguard.errors import InputError, InputTypeError
 from pytest_triguard.metrics import PairMetric
 from pytest_triguard.running import Run

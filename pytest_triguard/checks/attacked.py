@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 
 from pytest_triguard.attacks import Attack
-from pytest_triguard.checks.clean import labelled, sift
 from pytest_triguard.checks.columns import Array, Columns
 from pytest_triguard.checks.falls import Falls
 from pytest_triguard.checks.finding import WORST, Finding, describe_ball, plain_id
 from pytest_triguard.checks.sanity import Sanity
 from pytest_triguard.engine.model import Model
 from pytest_triguard.engine.samples import Batch
+from pytest_triguard.engine.sifting import labelled, sift
 from pytest_triguard.running import Run
 
 

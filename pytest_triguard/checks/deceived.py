@@ -13,9 +13,9 @@ from pytest_triguard import attribution_attacks
 from pytest_triguard.attribution_attacks import AttributionAttack
 from pytest_triguard.attribution_attacks.evaluation import for_attribution, judged_blocks
 from pytest_triguard.attributions import Attribution
-from pytest_triguard.checks.clean import require_finite
 from pytest_triguard.checks.columns import Array, Columns
 from pytest_triguard.checks.finding import Finding, describe_ball, rows, worst_places
+from pytest_triguard.engine.sifting import require_finite
 from pytest_triguard.errors import InputError
 from pytest_triguard.metrics import PairMetric
 from pytest_triguard.record import Relation

@@ -15,13 +15,14 @@ from pytest_triguard import attacks
 from pytest_triguard.attacks import Attack
 from pytest_triguard.attributions import Attribution
 from pytest_triguard.attributions.base import with_logits, with_targets
-from pytest_triguard.checks.clean import finite_maps, require_finite
+from pytest_triguard.checks.clean import finite_maps
 from pytest_triguard.checks.columns import Array, Columns
 from pytest_triguard.checks.finding import Finding, describe_ball, rows, worst_places
 from pytest_triguard.engine.baselines import BASELINES, check_baseline
 from pytest_triguard.engine.equality import fingerprint
 from pytest_triguard.engine.model import Model
 from pytest_triguard.engine.samples import Batch, Feed
+from pytest_triguard.engine.sifting import require_finite
 from pytest_triguard.errors import InputError, InputTypeError
 from pytest_triguard.metrics.base import Metric
 from pytest_triguard.running import Run

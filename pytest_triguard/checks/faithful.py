@@ -6,10 +6,11 @@ from collections.abc import Sequence
 
 from pytest_triguard.attributions import Attribution
 from pytest_triguard.attributions.base import known_targets
-from pytest_triguard.checks.clean import finite_maps, require_finite
+from pytest_triguard.checks.clean import finite_maps
 from pytest_triguard.checks.columns import Columns
 from pytest_triguard.checks.explained import About, about_maps
 from pytest_triguard.checks.finding import Finding
+from pytest_triguard.engine.sifting import require_finite
 from pytest_triguard.metrics.removal import Direction
 from pytest_triguard.metrics.removal_curve import RemovalCurve
 from pytest_triguard.running import Run

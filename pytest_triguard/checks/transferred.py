@@ -13,7 +13,7 @@ import torch
 from pytest_triguard.attacks import Attack
 from pytest_triguard.checks.attacked import counted, goal, left_out, success_counts
 from pytest_triguard.checks.bounds import check_bounds
-from pytest_triguard.checks.clean import predictions, require_finite
+from pytest_triguard.checks.clean import predictions
 from pytest_triguard.checks.columns import Array, Columns
 from pytest_triguard.checks.falls import Falls
 from pytest_triguard.checks.finding import Finding, describe_ball
@@ -21,6 +21,7 @@ from pytest_triguard.checks.sanity import Sanity
 from pytest_triguard.classifier import Classifier
 from pytest_triguard.engine.iteration import Outcome
 from pytest_triguard.engine.samples import Batch
+from pytest_triguard.engine.sifting import require_finite
 from pytest_triguard.errors import InputError, InputTypeError
 from pytest_triguard.running import Run, probed
 from pytest_triguard.validation import describe

@@ -13,17 +13,11 @@ from pytest_triguard.attributions import Attribution
 from pytest_triguard.backdoors import Trigger
 from pytest_triguard.checks.attacked import others, success_counts
 from pytest_triguard.checks.bounds import check_bounds
-from pytest_triguard.checks.clean import (
-    clean_logits,
-    finite_maps,
-    labelled,
-    predictions,
-    require_finite,
-    sift,
-)
+from pytest_triguard.checks.clean import finite_maps, predictions
 from pytest_triguard.checks.columns import Array, Columns
 from pytest_triguard.checks.finding import WORST, Finding, rows, worst_places
 from pytest_triguard.engine.samples import Batch
+from pytest_triguard.engine.sifting import clean_logits, labelled, require_finite, sift
 from pytest_triguard.running import Run
 
 _ADVICE = "backdoors.get({!r}, bounds=...) sets them"

@@ -52,7 +52,7 @@ from pytest_triguard.engine.samples import Batch, Feed
 from pytest_triguard.errors import InputError, ModelError
 from pytest_triguard.running import running
 from pytest_triguard.settings import current_settings
-from pytest_triguard.validation import flag, number, one_of, whole
+from pytest_triguard.validation import flag, number, one_of, share, whole
 from pytest_triguard.verification import rounding, top_k
 from pytest_triguard.verification.intervals import BALL_NORMS, per_sample
 
@@ -166,7 +166,7 @@ def certify_smoothgrad(
         norm=one_of("norm", norm, BALL_NORMS),
         noise=number("noise", noise, low=0, low_open=True),
         copies=whole("copies", copies, low=2),
-        confidence=_share("confidence", confidence),
+        confidence=share("confidence", confidence),
         summed=one_of("channels", channels, CHANNELS) == "sum",
         absolute=flag("absolute", absolute),
         seed=current_settings().seed if seed is None else whole("seed", seed),
@@ -349,11 +349,3 @@ def _refuse_not_finite(estimate: Tensor, block: Batch) -> None:
             "the module must give finite logits for every input, but those of a noisy copy of "
             f"sample {first} are not finite"
         )
-
-
-def _share(name: str, value: Any) -> float:
-    """Return a number strictly between 0 and 1."""
-    result = number(name, value, low=0, high=1, low_open=True)
-    if result == 1:
-        raise InputError(f"{name} must be below 1, but 1 came")
-    return result
