@@ -2,14 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from dataclasses import replace
 
 from torch import Tensor
 
 from pytest_triguard.verification import rounding
-from pytest_triguard.verification.relaxations import dot
-from pytest_triguard.verification.windows import Windowed, merged
+from pytest_triguard.verification.intervals import Interval
+from pytest_triguard.verification.relaxations import Relaxation, Slid, Tunable, dot
+from pytest_triguard.verification.windows import Windowed, merged, whole
+
+
+def back(
+    relaxation: Relaxation, rows: Tensor | Windowed, choice: Tensor | None
+) -> tuple[Sequence[tuple[Interval, Tensor | Windowed]], Tensor | None]:
+    """Carry rows back, in windows where the operator slides and they are clearly smaller."""
+    if isinstance(rows, Windowed) and rows.grid.pays:
+        slide = getattr(relaxation, "slide", None)
+        slid: Slid | None = None
+        if isinstance(relaxation, Tunable):
+            slid = relaxation.slide(rows, choice)
+        elif slide is not None:
+            slid = slide(rows)
+        if slid is not None:
+            return slid
+    if choice is not None and isinstance(relaxation, Tunable):
+        return relaxation.tuned(choice).back(whole(rows))
+    return relaxation.back(whole(rows))
 
 
 def merge(

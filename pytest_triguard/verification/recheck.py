@@ -115,7 +115,8 @@ def recheck_file(path: Path | str, classifier: Any, inputs: Tensor) -> dict[int 
         inputs: `(N, C, H, W)` samples, among which each is found by its hash.
 
     Returns:
-        What became of each certificate, by the id of its sample.
+        What became of each certificate, by the id of its sample; of several for one sample, one
+        that does not hold, if there is one.
 
     Raises:
         InputTypeError: If an argument has the wrong type.
@@ -126,11 +127,13 @@ def recheck_file(path: Path | str, classifier: Any, inputs: Tensor) -> dict[int 
     if not isinstance(inputs, Tensor):
         raise InputTypeError(f"inputs must be a Tensor, but {describe(inputs)} came")
     places = {digest(each): place for place, each in enumerate(inputs)}
-    found = {}
+    found: dict[int | str, Recheck] = {}
     for each in certificates:
         place = places.get(each.input)
         own = inputs[:0] if place is None else inputs[place]
-        found[each.sample] = recheck(each, classifier, own)
+        known = found.get(each.sample)
+        if known is None or known.holds:  # what does not hold is not hidden by what does
+            found[each.sample] = recheck(each, classifier, own)
     return found
 
 

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import inspect
 from collections import OrderedDict
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -36,12 +36,11 @@ from pytest_triguard.verification.relaxations import (
     Band,
     Relaxation,
     Scale,
-    Slid,
     Tunable,
 )
 from pytest_triguard.verification.ties import Origin
 from pytest_triguard.verification.tightening import Solve, Tightening
-from pytest_triguard.verification.windows import Windowed, row_count, row_size, whole
+from pytest_triguard.verification.windows import Windowed, row_count, row_size
 
 INPUT = "input"
 """Key of the inputs in the user's space."""
@@ -290,7 +289,7 @@ class Substitution:
         """
         if call.rule.tied is None or self.network.unit is not None:
             return value
-        origin = self._origin(call.bound.args[0])
+        origin = self._origin(call.bound.args[0], key)
         if origin is None:
             return value
         step = call.rule.tied(origin, value, *call.bound.args, **call.bound.kwargs)
@@ -302,8 +301,8 @@ class Substitution:
         self.register(name, tied)
         return tied
 
-    def _origin(self, value: Interval) -> Origin | None:
-        """Return the convolution behind a value, or None if there is none right behind it."""
+    def _origin(self, value: Interval, key: Hashable) -> Origin | None:
+        """Return the convolution behind a value that maxima are taken of, or None for none."""
         link, rectified = self._links.get(self._keys[id(value)]), False
         if link is not None and isinstance(link.relaxation, Tunable):
             rectified = link.relaxation.rectifies
@@ -315,7 +314,13 @@ class Substitution:
         if link.relaxation.kernel is None or self._quality[source] != _INDEPENDENT:
             return None
         images, values = (self.bounds[each] for each in (source, self._keys[id(value)]))
-        return Origin(link.relaxation.kernel, images, values, rectified)
+        parts = [
+            each.relaxation.free
+            for name, each in self._links.items()
+            if isinstance(name, tuple) and name[0] == key and isinstance(each.relaxation, Tunable)
+        ]
+        undecided = torch.stack(parts).any(0) if parts else None
+        return Origin(link.relaxation.kernel, images, values, rectified, undecided)
 
     def _link(self, step: Relaxation, error: Tensor | None, value: Interval) -> _Link:
         """Return a link that pays for its error in offsets, and for its argument's, if it can.
@@ -443,7 +448,7 @@ class Substitution:
             here = pending.pop(each)
             if plan.seen is not None:
                 plan.seen[each] = here
-            parts, constant = _back(link.relaxation, here, plan.choices.get(each))
+            parts, constant = carried.back(link.relaxation, here, plan.choices.get(each))
             constants += [] if constant is None else [constant]
             for value, part in parts:
                 source = self._keys[id(value)]
@@ -472,24 +477,6 @@ class Substitution:
 def plainly(walk: Substitution, key: Hashable, rows: Tensor | Windowed) -> Tensor:
     """Bound rows by the relaxations as they are."""
     return walk.lowest(key, rows)
-
-
-def _back(
-    relaxation: Relaxation, rows: Tensor | Windowed, choice: Tensor | None
-) -> tuple[Sequence[tuple[Interval, Tensor | Windowed]], Tensor | None]:
-    """Carry rows back, in windows where the operator slides and they are clearly smaller."""
-    if isinstance(rows, Windowed) and rows.grid.pays:
-        slide = getattr(relaxation, "slide", None)
-        slid: Slid | None = None
-        if isinstance(relaxation, Tunable):
-            slid = relaxation.slide(rows, choice)
-        elif slide is not None:
-            slid = slide(rows)
-        if slid is not None:
-            return slid
-    if choice is not None and isinstance(relaxation, Tunable):
-        return relaxation.tuned(choice).back(whole(rows))
-    return relaxation.back(whole(rows))
 
 
 def _both(value: Interval, other: Interval) -> Interval:

@@ -46,12 +46,15 @@ class Origin:
         images: Its argument.
         values: Bounds of its result, `(N, C, H, W)`.
         rectified: Whether a ReLU is between it and the maximum.
+        undecided: `(N, C, h, w)` bool, where the maximum is taken apart: whether which element it
+            is is still relaxed; None where it is not taken apart.
     """
 
     kernel: Kernel
     images: Interval
     values: Interval
     rectified: bool
+    undecided: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -156,14 +159,16 @@ def ties(origin: Origin, value: Interval, cut: Cut, step: tuple[int, int]) -> Ti
     alone = torch.ones_like(contested)
     found = _alone(value)
     for channel, part in _by_channel(pairs):
-        free = alone.flatten(1)[:, place[part]] & inside[part]
+        # Where nothing is known of an element, no end of a rest is one.
+        known = lower[:, part] <= upper[:, part]
+        free = alone.flatten(1)[:, place[part]] & inside[part] & known
         width = torch.where(free, upper[:, part] - lower[:, part], torch.inf)
         least, which = width.min(1, keepdim=True)
         taken = contested[:, channel] & (least.squeeze(1) <= limit[:, channel])
         alone[:, channel] &= ~taken
         factor = pairs.factor[part].view(1, -1, 1, 1)
-        known = place[part], factor, lower[:, part], upper[:, part]
-        for kept, each in zip(found, known, strict=True):
+        parts = place[part], factor, lower[:, part], upper[:, part]
+        for kept, each in zip(found, parts, strict=True):
             best = each.expand(width.shape).gather(1, which).squeeze(1)
             kept[:, channel] = torch.where(taken, best, kept[:, channel])
     return None if bool(alone.all()) else Tied(value, *found, reach=_reach(pairs))
@@ -312,6 +317,15 @@ def _possible(origin: Origin, cut: Cut) -> tuple[Tensor, Tensor]:
 
 
 def _contested(origin: Origin, cut: Cut) -> Tensor:
-    """Return whether more than one element may be the maximum, zero among them."""
+    """Return whether more than one element may be the maximum, zero among them, `(N, C, h, w)`.
+
+    What is taken apart and decided is not: it is exact, so that a search comes to an end.
+    """
     may_be, zero = _possible(origin, cut)
-    return may_be.sum(-1) + zero.to(torch.int64) > 1
+    contested = may_be.sum(-1) + zero.to(torch.int64) > 1
+    if origin.undecided is None:
+        return contested
+    if not origin.rectified:
+        return contested & origin.undecided
+    kinked = may_be & (cut(origin.values.lower) < 0) & (cut(origin.values.upper) > 0)
+    return contested & (origin.undecided | kinked.any(-1))

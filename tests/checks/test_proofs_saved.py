@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from pytest_triguard import TriGuardFailure, assert_verified
 from pytest_triguard.checks import verified
 from pytest_triguard.checks.artifacts import save_certificates
 from pytest_triguard.errors import InputError, InputTypeError, TriGuardWarning
-from pytest_triguard.verification import Budget, read_certificates, recheck_file
+from pytest_triguard.verification import Budget, read_certificates, recheck_file, write_certificates
 from tests.assertions import gate_problem
 from tests.sessions import with_settings
 
@@ -56,6 +57,16 @@ def test_proofs_of_own_ids_and_radii_are_found_by_their_hash(tmp_path):
     assert {each.reason.partition(":")[0] for each in other.values()} == {
         "the sample is not among the inputs"
     }
+
+
+def test_a_certificate_that_does_not_hold_is_not_hidden_by_another_of_its_sample(tmp_path):
+    subject, inputs, record, _ = checked(tmp_path)
+    good = read_certificates(record.artifacts[0])[0]
+    bad, path = replace(good, region={"norm": "linf", "eps": 0.5}), tmp_path / "both.json"
+    for pair in ((good, bad), (bad, good)):
+        write_certificates(path, pair)
+        ((sample, found),) = recheck_file(path, subject, inputs).items()
+        assert (sample, found.holds) == (good.sample, False)
 
 
 def test_a_check_that_fails_saves_both(tmp_path):

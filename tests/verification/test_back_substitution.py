@@ -7,10 +7,11 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from pytest_triguard import Classifier, verification
-from pytest_triguard.verification import crown, substitution
+from pytest_triguard.verification import carried, crown
 from pytest_triguard.verification.budget import Budget, BudgetSpent, Clock
 from pytest_triguard.verification.intervals import Interval
 from pytest_triguard.verification.network import Network
+from pytest_triguard.verification.relaxations import positive
 from pytest_triguard.verification.substitution import Substitution, plainly
 from pytest_triguard.verification.windows import Grid, Windowed
 from tests.verification.peer import needs_peer, peer_bounds
@@ -95,18 +96,28 @@ def test_a_larger_batch_dispatches_no_more_operations(name, method, monkeypatch)
 def test_what_is_held_at_a_time_is_bounded(monkeypatch):
     """The rows on their way never have more elements than is allowed, but for a first row."""
     largest = []
-    back = substitution._back
+    back = carried.back
 
     def watched(relaxation, rows, choice):
         held = rows.rows if isinstance(rows, Windowed) else rows
         largest.append(held.numel())
         return back(relaxation, rows, choice)
 
-    monkeypatch.setattr(substitution, "_back", watched)
+    monkeypatch.setattr(carried, "back", watched)
     monkeypatch.setattr(crown, "HELD", 4096)
     subject, *box = boxes("convolutional head", count=1)
     verification.bounds(subject, *box, method="crown")
     assert max(largest) <= 4096
+
+
+def test_noise_has_no_slope_and_keeps_its_value():
+    """A value that was left out would move the bound."""
+    values = torch.tensor([1.0, 1e-14, -1e-14, 0.5, -3.0], dtype=torch.float64)
+    rows = torch.stack([values, 1e-14 * values]).view(1, 2, 5).requires_grad_()
+    found = positive(rows, 2)
+    assert torch.equal(found, rows.clamp_min(0))
+    (slope,) = torch.autograd.grad(found.sum(), rows)
+    assert slope.tolist() == [[[1, 0, 0, 1, 0]] * 2]
 
 
 def test_time_that_is_over_stops_it_at_once():

@@ -10,6 +10,7 @@ from torch import nn
 
 from pytest_triguard import Classifier, verification
 from tests.verification.mixed_integer import TOLERANCE, Program, Residual
+from tests.verification.soundness import without_attacks
 
 CLASSES = 3
 METHODS = ["alpha_crown", "auto", "branch_and_bound", "crown", "crown_ibp", "ibp"]
@@ -202,6 +203,31 @@ def test_rows_and_targets_agree_with_the_exact_optimum(name, method):
         check(by_rows, place, optimum, complete=method == "branch_and_bound")
         (row,) = differences(int(labels[place]), int(targets[place]))
         check(by_target, place, program.least(row), complete=method == "branch_and_bound")
+
+
+@pytest.mark.parametrize("name", ["mlp", "pooled", "repeated", "residual"])
+def test_a_label_among_the_top_two_is_proven_below_the_exact_optima(name):
+    """One class must stay below the label everywhere; that is none where both may pass it."""
+    subject, inputs, _ = instance(name, 3)
+    labels = subject(inputs).argsort(1)[:, 1]
+    optima = []
+    for clean, label in zip(inputs, labels.tolist(), strict=True):
+        program = Program(subject.module, (clean - 0.15).clamp(0, 1), (clean + 0.15).clamp(0, 1))
+        optima.append(max(program.least(row) for row in differences(label)))
+    for method in METHODS:
+        with without_attacks():
+            result = verification.verify(
+                subject,
+                inputs,
+                labels,
+                eps=0.15,
+                method=method,
+                specification=verification.TopK(2),
+                budget=verification.Budget(domains=200, steps=4),
+            )
+        for place, optimum in enumerate(optima):
+            assert result.margin[place] <= optimum + 1e-12
+            assert result.status[place] != "proven" or optimum > 0
 
 
 @pytest.mark.parametrize("method", METHODS)

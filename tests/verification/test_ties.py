@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+import copy
+from itertools import product
+
 import pytest
 import torch
 from torch import nn
 
 from pytest_triguard import Classifier, verification
+from pytest_triguard.verification import boxes as halves
 from pytest_triguard.verification import substitution
+from pytest_triguard.verification.budget import Clock
+from pytest_triguard.verification.intervals import Interval
+from pytest_triguard.verification.network import Network
+from pytest_triguard.verification.relaxations import Kernel
+from pytest_triguard.verification.ties import Origin, Tied, ties
 from pytest_triguard.verification.windows import Grid
+from tests.verification import soundness
+from tests.verification.mixed_integer import Program
 from tests.verification.zoo import points_inside
 
 METHODS = ["crown", "crown_ibp"]
@@ -84,7 +95,7 @@ def test_sampled_outputs_are_inside_the_bounds(method, rectified, eps):
 def test_ties_are_used_and_tighten(monkeypatch):
     subject, *box = boxes(network(), 0.1)
     tied = verification.bounds(subject, *box, method="crown")
-    monkeypatch.setattr(substitution.Substitution, "_origin", lambda walk, value: None)
+    monkeypatch.setattr(substitution.Substitution, "_origin", lambda *_: None)
     alone = verification.bounds(subject, *box, method="crown")
     assert bool((tied[1] - tied[0] < alone[1] - alone[0]).all())
 
@@ -107,3 +118,171 @@ def test_a_sample_does_not_depend_on_those_beside_it():
         one = verification.bounds(subject, lower[part], upper[part], method="crown")
         for each, other in zip(both, one, strict=True):
             assert torch.allclose(each[part], other, rtol=0, atol=1e-9)
+
+
+# --- one tie at a time --------------------------------------------------------------------------
+
+LAYERS = {
+    "plain": ({"kernel_size": 3, "padding": 1}, {"kernel_size": 2}),
+    "strided": ({"kernel_size": 4, "stride": 2, "padding": 2}, {"kernel_size": 2, "stride": 1}),
+    "uneven": (
+        {"kernel_size": (2, 5), "stride": (1, 2), "padding": (0, 1), "bias": False},
+        {"kernel_size": (1, 2), "stride": (2, 1)},
+    ),
+    "overlapping": ({"kernel_size": 4}, {"kernel_size": 3, "stride": (1, 2)}),
+    "dilated": ({"kernel_size": 3}, {"kernel_size": 2, "stride": 1, "dilation": 2}),
+}
+
+
+def repeating(layers, seed, noise):
+    """Return a convolution whose kernels are alike, some turned around, and a pooling."""
+    torch.manual_seed(seed)
+    first, pool = nn.Conv2d(2, 6, **LAYERS[layers][0]), nn.MaxPool2d(**LAYERS[layers][1])
+    with torch.no_grad():
+        weight, bias = noise * torch.randn(first.weight.shape), -0.3
+        high, wide = weight.shape[2:]
+        seen = ((0, 0), (0, wide - 1), (high - 1, 0), (0, 0), (0, 0), (high - 1, wide - 1))
+        for channel, (row, column) in enumerate(seen):
+            factor = (1.0, 0.6, 1.4, 1 / 3, -1.0, 2.0)[channel]
+            weight[channel, :, row, column] += factor
+            if first.bias is not None:
+                first.bias[channel] = factor * bias
+        first.weight.copy_(weight)
+    return first, pool
+
+
+def walked(subject, lower, upper, *, composed=False):
+    with subject.prepared() as model, torch.no_grad():
+        model.logits(lower[:1])
+        region = Interval(lower, upper)
+        walk = substitution.Substitution(
+            Network(model, lower.dtype), region, 2**20, Clock.of(None), composed=composed
+        )
+        walk.forward(substitution.plainly)
+    return walk
+
+
+def tied_in(walk):
+    """Return the tie of a walk, if there is one."""
+    known = [link.relaxation for link in walk._links.values()]
+    return next((each for each in known if isinstance(each, Tied)), None)
+
+
+def beyond(tied, values):
+    """Return how far values `(n, C, h, w)` of the maxima are beyond what a tie says."""
+    flat = values.flatten(1)
+    rest = flat - tied.factor.double().flatten() * flat[:, tied.place.flatten()]
+    lower, upper = tied.lower.double().flatten(), tied.upper.double().flatten()
+    return torch.maximum(lower - rest, rest - upper)
+
+
+@pytest.mark.parametrize("rectified", [True, False])
+@pytest.mark.parametrize("layers", LAYERS)
+def test_what_is_beside_a_multiple_is_inside_its_ends(layers, rectified):
+    """At corners, and at points searched for each end; the sizes of images leave pixels over."""
+    count = 0
+    for seed, noise, eps in product(range(2), (0.0, 0.03), (0.1, 0.4)):
+        front = [*repeating(layers, seed, noise), nn.Flatten(), nn.LazyLinear(3)]
+        module = nn.Sequential(front[0], *[nn.ReLU()] * rectified, *front[1:])
+        torch.manual_seed(seed)
+        clean = torch.rand(1, 2, 8, 9)
+        module(clean)
+        module, clean = module.double(), clean.double().round(decimals=1)
+        lower, upper = (clean - eps).clamp(0, 1), (clean + eps).clamp(0, 1)
+        subject = Classifier(module, mean=0.2, std=0.7)
+        tied = tied_in(walked(subject, lower, upper))
+        if tied is None:
+            continue
+        count += 1
+        part = module[: 2 + rectified]
+        points = points_inside(lower[0], upper[0], 64, seed)
+        for _ in range(5):
+            points.requires_grad_()
+            away = beyond(tied, part((points - 0.2) / 0.7))
+            assert float(away.detach().max()) < 1e-12
+            chosen = (tied.factor != 1).flatten().nonzero().flatten()
+            aims = chosen[torch.randint(len(chosen), (len(points),))]
+            (slope,) = torch.autograd.grad(away.gather(1, aims[:, None]).sum(), points)
+            points = torch.where(slope > 0, upper, torch.where(slope < 0, lower, points.detach()))
+    assert count >= 2
+
+
+def test_ends_hold_for_the_weights_as_they_are():
+    """In float32 the differences of thirds round to nothing, and are not nothing."""
+    first, pool = repeating("plain", 0, 0.0)
+    torch.manual_seed(0)
+    with torch.no_grad():
+        first.weight[1] = first.weight[0].copy_(torch.rand(2, 3, 3)) / 3
+        first.bias[0], first.bias[1] = -0.3, first.bias[0] / 3
+    head = nn.Sequential(nn.Flatten(), nn.LazyLinear(3))
+    module, clean = nn.Sequential(first, nn.ReLU(), pool, head), torch.rand(1, 2, 8, 8)
+    module(clean)
+    lower, upper = (clean - 0.2).clamp(0, 1), (clean + 0.2).clamp(0, 1)
+    with soundness.without_float64():
+        tied = tied_in(walked(Classifier(module), lower, upper))
+    assert tied.factor.dtype == torch.float32
+    assert bool((tied.factor[:, :2] != 1).any())
+    values = copy.deepcopy(module[:3]).double()(points_inside(lower[0], upper[0], 200, 0).double())
+    assert float(beyond(tied, values.detach()).max()) <= 0
+
+
+def test_windows_that_reach_outside_are_not_tied():
+    for arguments in ({"padding": 1}, {"ceil_mode": True}):
+        first, _ = repeating("plain", 0, 0.0)
+        module = nn.Sequential(first, nn.MaxPool2d(2, **arguments), nn.Flatten(), nn.LazyLinear(3))
+        clean = torch.rand(1, 2, 7, 7)
+        module(clean)
+        subject = Classifier(module.double())
+        walk = walked(subject, clean.double() - 0.3, clean.double() + 0.3)
+        assert tied_in(walk) is None
+
+
+def test_nothing_is_tied_to_what_is_not_known():
+    kernel = Kernel(torch.tensor([2.0, 1.0]).view(2, 1, 1, 1).double(), None, (1, 1), (0, 0))
+    images = Interval(*torch.tensor([0.0, 1.0]).double().view(2, 1, 1, 1, 1).expand(2, 1, 1, 1, 4))
+    lower, upper = (kernel.weight.view(1, 2, 1, 1) * each for each in (images.lower, images.upper))
+
+    def found(low):
+        values = Interval(low, upper)
+        pooled = Interval(*(each.unfold(3, 2, 2).amax(-1) for each in (low, upper)))
+        cut = lambda each: each.unfold(3, 2, 2)  # noqa: E731
+        return ties(Origin(kernel, images, values, rectified=False), pooled, cut, (1, 2))
+
+    assert bool((found(lower).factor != 1).any())
+    for channel in range(2):
+        low = lower.clone()
+        low[:, channel] = torch.nan
+        assert found(low) is None
+
+
+@pytest.mark.parametrize("seed", [0, 3])
+def test_a_search_comes_to_an_end_where_ties_are_looser_than_maxima(seed, monkeypatch):
+    """Once all is decided nothing is tied, so that a margin that is hardly positive is proven."""
+    for name in ("MOST", "FEW"):
+        monkeypatch.setattr(halves, name, 0)
+    torch.manual_seed(seed)
+    first = nn.Conv2d(1, 3, (1, 3), padding=(0, 1))
+    with torch.no_grad():
+        first.weight.mul_(0.3)
+        for channel, factor in enumerate((1.0, 1.5, 0.7)):
+            first.weight[channel, 0, 0, 2 * (channel == 1)] += 2 * factor
+            first.bias[channel] = factor * first.bias[0]
+    layers = first, nn.ReLU(), nn.MaxPool2d((1, 2)), nn.Flatten(), nn.LazyLinear(4), nn.ReLU()
+    module, clean = nn.Sequential(*layers, nn.LazyLinear(2)), torch.rand(1, 1, 1, 4).double()
+    module(clean.float())
+    module, row = module.double(), torch.tensor([1.0, -1.0]).double()
+    lower, upper = (clean - 0.3).clamp(0, 1), (clean + 0.3).clamp(0, 1)
+    assert tied_in(walked(Classifier(module), lower, upper, composed=True)) is not None
+    with torch.no_grad():
+        module[-1].bias[0] -= Program(module, lower[0], upper[0]).least(row) - 0.001
+    with soundness.without_attacks():
+        result = verification.verify(
+            Classifier(module),
+            clean,
+            torch.tensor([0]),
+            eps=0.3,
+            method="branch_and_bound",
+            budget=verification.Budget(domains=2000, steps=3),
+        )
+    assert result.status == ("proven",)
+    assert result.margin.item() <= 0.001 + 1e-6
