@@ -20,6 +20,7 @@ _FAMILY: Family[Attribution] = Family(
         "attexplore_plus_plus": (
             "pytest_triguard.attributions.attexplore_plus_plus:AttEXplorePlusPlus"
         ),
+        "big": "pytest_triguard.attributions.big:BIG",
         "deeplift": "pytest_triguard.attributions.deeplift:DeepLIFT",
         "expected_gradients": "pytest_triguard.attributions.expected_gradients:ExpectedGradients",
         "fast_ig": "pytest_triguard.attributions.fast_ig:FastIG",

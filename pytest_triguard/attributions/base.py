@@ -39,6 +39,8 @@ class Attribution(ABC):
     name: ClassVar[str]
     kind: ClassVar[str]
     """What its maps are: a `gradient`, an `integration`, a `cam` or a `difference`."""
+    undefined_reason: ClassVar[str] = ""
+    """Why a sample can have no map, which is then NaN all over; empty where all have one."""
     blocks_at_once: ClassVar[int] = 1
     """Chunks of samples explained together; where samples can be done early, others follow."""
 
@@ -77,6 +79,15 @@ class Attribution(ABC):
     def diagnostics(self, model: Model, batch: Batch, maps: Tensor) -> dict[str, Tensor]:
         """Return what the method can say about its own maps, each `(n,)`; nothing by default."""
         return {}
+
+    def missing(self, maps: Tensor) -> Tensor:
+        """Return which samples have no map for the method's own reason, `(n,)` bool."""
+        nowhere = maps.isnan().flatten(1).all(1)
+        return nowhere if self.undefined_reason else torch.zeros_like(nowhere)
+
+    def sound(self, maps: Tensor) -> Tensor:
+        """Return which maps are finite, or missing where that can be, `(n,)` bool."""
+        return torch.isfinite(maps).flatten(1).all(1) | self.missing(maps)
 
     @property
     def objective(self) -> Objective:
@@ -131,7 +142,8 @@ class Attribution(ABC):
             ids: One unique id per sample, which random draws are keyed with; default: its place.
 
         Returns:
-            `(N, C, H, W)`, signed, on the device of the inputs, in their dtype.
+            `(N, C, H, W)`, signed, on the device of the inputs, in their dtype; NaN all over where
+            the method has no map of a sample.
 
         Raises:
             InputTypeError: If something has the wrong type.
@@ -143,8 +155,22 @@ class Attribution(ABC):
             device = run.like.device
             parts = [maps.to(device) for _, maps in self.stream(run.model, run.samples)]
         result = torch.cat(parts)
-        refuse_unbounded(self.name, result)
+        self.refuse_unsound(result)
         return result
+
+    def refuse_unsound(self, maps: Tensor) -> None:
+        """Refuse maps that hold NaN or infinity, but for those that are missing.
+
+        Raises:
+            ModelError: If one does; it names the first sample.
+        """
+        sound = self.sound(maps)
+        if not bool(sound.all()):
+            place = int((~sound).nonzero()[0, 0])
+            raise ModelError(
+                f"{self.name} must give finite maps, but that of sample {place} holds NaN or "
+                "infinity; the module's gradient is not finite there"
+            )
 
 
 def with_targets(model: Model, batch: Batch) -> Batch:
@@ -177,18 +203,3 @@ def known_targets(batch: Batch) -> Tensor:
     if batch.targets is None:
         raise TypeError("an attribution needs targets")
     return batch.targets
-
-
-def refuse_unbounded(name: str, maps: Tensor) -> None:
-    """Refuse maps that hold NaN or infinity.
-
-    Raises:
-        ModelError: If one does; it names the first sample.
-    """
-    finite = torch.isfinite(maps).flatten(1).all(1)
-    if not bool(finite.all()):
-        place = int((~finite).nonzero()[0, 0])
-        raise ModelError(
-            f"{name} must give finite maps, but that of sample {place} holds NaN or infinity; "
-            "the module's gradient is not finite there"
-        )

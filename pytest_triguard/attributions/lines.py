@@ -86,7 +86,10 @@ class AlongLines(Attribution):
 
     def explain(self, model: Model, batch: Batch) -> Tensor:
         """Return the maps, `(n, C, H, W)`."""
-        lines = self.lines(model, batch)
+        return self.along(model, batch, self.lines(model, batch))
+
+    def along(self, model: Model, batch: Batch, lines: Lines) -> Tensor:
+        """Return the maps that integrate along some lines, `(n, C, H, W)`."""
         return expected_gradient(
             model,
             batch.inputs,

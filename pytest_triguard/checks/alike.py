@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 from torch import Tensor
 
 from pytest_triguard.attributions import Attribution
 from pytest_triguard.attributions.base import known_targets
-from pytest_triguard.checks.clean import finite_maps
-from pytest_triguard.checks.columns import Columns
+from pytest_triguard.checks.columns import Array, Columns
 from pytest_triguard.checks.explained import About, about_maps
 from pytest_triguard.checks.finding import Finding
 from pytest_triguard.classifier import Classifier
@@ -43,7 +43,10 @@ def measure_agreement(
     """Measure how alike the maps of two methods are; the explained class is the same."""
     run.tune(first.passes_per_sample + second.passes_per_sample)
     subject = f"{first.name} and {second.name} maps of one class"
-    finding = _measured(run, first, lambda batch: second.explain(run.model, batch), metric, subject)
+    methods = first, second
+    finding = _measured(
+        run, methods, lambda batch: second.explain(run.model, batch), metric, subject
+    )
     finding.method += f"; {second.describe()}"
     finding.parameters = {
         "first": first.parameters(),
@@ -73,7 +76,8 @@ def measure_randomized(
             f"{attribution.name} maps of one class by the network and by its twin with {which} "
             "parameters drawn anew"
         )
-        finding = _measured(run, attribution, explain, metric, subject, worst_largest=True)
+        methods = attribution, attribution
+        finding = _measured(run, methods, explain, metric, subject, worst_largest=True)
         run.model.passes.forward += twin.passes.forward
         run.model.passes.backward += twin.passes.backward
     finding.parameters |= {"layers": layers}
@@ -82,7 +86,7 @@ def measure_randomized(
 
 def _measured(
     run: Run,
-    attribution: Attribution,
+    methods: tuple[Attribution, Attribution],
     explain: Explain,
     metric: PairMetric,
     subject: str,
@@ -91,6 +95,7 @@ def _measured(
 ) -> Finding:
     """Measure the metric of each map of a method and another map of the same samples."""
     columns, about = Columns(), About()
+    attribution, other = methods
     for batch, maps in attribution.stream(run.model, run.samples):
         about.add(attribution.diagnostics(run.model, batch, maps))
         others = explain(batch)
@@ -99,7 +104,9 @@ def _measured(
             batch.ids,
             value=metric(maps, others),
             explained=known_targets(batch),
-            finite=finite_maps(maps) & finite_maps(others),
+            finite=attribution.sound(maps) & other.sound(others),
+            missing=attribution.missing(maps),
+            others_missing=other.missing(others),
         )
     ids, found = columns.arrays()
     require_finite(ids, found["finite"], "maps")
@@ -111,5 +118,16 @@ def _measured(
         about,
         attribution,
         subject,
+        missing=_by_reason(methods, (found["missing"], found["others_missing"])),
         worst_largest=not metric.similarity if worst_largest is None else worst_largest,
     )
+
+
+def _by_reason(
+    methods: tuple[Attribution, Attribution], missing: tuple[Array, Array]
+) -> dict[str, Array]:
+    """Return which samples lack a map of either method, by the reason."""
+    first, second = (each.undefined_reason for each in methods)
+    if first == second:
+        return {first: np.maximum(*missing)}
+    return {first: missing[0], second: missing[1]}

@@ -21,11 +21,6 @@ def predictions(model: Model, inputs: Tensor) -> tuple[Tensor, Tensor]:
     return logits.argmax(1), torch.isfinite(logits).all(1)
 
 
-def finite_maps(maps: Tensor) -> Tensor:
-    """Return whether all of a map is finite, `(n,)` bool."""
-    return torch.isfinite(maps).flatten(1).all(1)
-
-
 def measure_accuracy(run: Run) -> Finding:
     """Measure which samples are classified as their label."""
     run.tune(1)

@@ -99,7 +99,7 @@ def measure_explanations(
         metric=f"{metric.title} under attack",
         ids=ids,
         values=values,
-        counts=_counts(found, attack, metric),
+        counts=_counts(found, attack, attribution, metric),
         undefined=int(np.isnan(values).sum()),
         subject=f"{attribution.name} maps of a sample and of one predicted alike in the "
         + _ball(run, attack),
@@ -117,15 +117,19 @@ def measure_explanations(
 
 
 def _counts(
-    found: dict[str, Array], attack: AttributionAttack, metric: PairMetric
+    found: dict[str, Array],
+    attack: AttributionAttack,
+    attribution: Attribution,
+    metric: PairMetric,
 ) -> dict[str, int]:
     """Return how many samples are defined, how many were deceived, and why the others are not."""
     missing = np.isnan(found["value"])
     changed, stuck = found["kept"] == 0, found["stuck"] == 1
+    other = " or ".join(filter(None, (metric.undefined_reason, attribution.undefined_reason)))
     reasons = {
         PREDICTION_CHANGED: missing & changed,
         NO_SECOND_ORDER: missing & ~changed & stuck,
-        metric.undefined_reason: missing & ~changed & ~stuck,
+        other: missing & ~changed & ~stuck,
     }
     counts = {
         "defined": int((~missing).sum()),

@@ -15,7 +15,6 @@ from pytest_triguard import attacks
 from pytest_triguard.attacks import Attack
 from pytest_triguard.attributions import Attribution
 from pytest_triguard.attributions.base import with_logits, with_targets
-from pytest_triguard.checks.clean import finite_maps
 from pytest_triguard.checks.columns import Array, Columns
 from pytest_triguard.checks.finding import Finding, describe_ball, rows, worst_places
 from pytest_triguard.engine.baselines import BASELINES, check_baseline
@@ -93,7 +92,8 @@ def measure_entropy(run: Run, attribution: Attribution, metric: Metric) -> Findi
             batch.ids,
             value=metric(maps),
             explained=_targets(batch),
-            finite=finite_maps(maps),
+            finite=attribution.sound(maps),
+            missing=attribution.missing(maps),
         )
     return _finding(columns, metric, about, attribution, f"entropy of the {attribution.name} map")
 
@@ -125,7 +125,8 @@ def measure_drift(
             batch.ids,
             value=metric(maps, others),
             explained=_targets(batch),
-            finite=finite_maps(maps) & finite_maps(others),
+            finite=attribution.sound(maps) & attribution.sound(others),
+            missing=attribution.missing(maps) | attribution.missing(others),
         )
     subject = f"drift of the {attribution.name} map of one class {subject}"
     finding = _finding(columns, metric, about, attribution, subject)
@@ -214,7 +215,8 @@ def _finding(
     ids, found = columns.arrays()
     require_finite(ids, found["finite"], "maps")
     values, classes = found["value"], found["explained"]
-    return about_maps(ids, values, classes, metric, about, attribution, subject)
+    missing = {attribution.undefined_reason: found["missing"]}
+    return about_maps(ids, values, classes, metric, about, attribution, subject, missing=missing)
 
 
 def about_maps(
@@ -226,6 +228,7 @@ def about_maps(
     attribution: Attribution,
     subject: str,
     *,
+    missing: dict[str, Array],
     worst_largest: bool = True,
 ) -> Finding:
     """Return what was found about the maps of a method.
@@ -238,19 +241,18 @@ def about_maps(
         about: What the method says about its own maps.
         attribution: The method.
         subject: What was asked of each sample, in words.
+        missing: `(N,)` which samples have no map, by the reason that a method has.
         worst_largest: Whether the largest numbers are the worst, or the smallest.
     """
-    undefined = int(np.isnan(values).sum())
+    undefined = np.isnan(values)
     medians = about.medians()
-    counts = {"defined": len(values) - undefined}
-    if undefined:
-        counts[f"undefined ({metric.undefined_reason})"] = undefined
+    counts = {"defined": int((~undefined).sum())} | counted(undefined, metric, missing)
     return Finding(
         metric=metric.title,
         ids=ids,
         values=values,
         counts=counts,
-        undefined=undefined,
+        undefined=int(undefined.sum()),
         subject=subject,
         method=attribution.describe()
         + "".join(f"; {name} {value:.2g}" for name, value in medians.items()),
@@ -263,6 +265,16 @@ def about_maps(
             **{"class": classes.astype(np.int64)},
         ),
     )
+
+
+def counted(undefined: Array, metric: Metric, missing: dict[str, Array]) -> dict[str, int]:
+    """Return how many samples are undefined for each reason: no map, else the metric's own."""
+    counts, left = {}, undefined
+    for reason, where in missing.items():
+        counts[reason] = int((left & (where == 1)).sum())
+        left = left & (where != 1)
+    counts[metric.undefined_reason] = int(left.sum())
+    return {f"undefined ({reason})": count for reason, count in counts.items() if count}
 
 
 def _named(baseline: str | Tensor) -> str:

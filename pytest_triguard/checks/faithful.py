@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 from pytest_triguard.attributions import Attribution
 from pytest_triguard.attributions.base import known_targets
-from pytest_triguard.checks.clean import finite_maps
 from pytest_triguard.checks.columns import Columns
 from pytest_triguard.checks.explained import About, about_maps
 from pytest_triguard.checks.finding import Finding
@@ -40,7 +39,8 @@ def measure_faithfulness(
             batch.positions,
             batch.ids,
             explained=known_targets(batch),
-            finite=finite_maps(maps),
+            finite=attribution.sound(maps),
+            missing=attribution.missing(maps),
             **{str(direction): area for direction, area in areas.items()},
         )
     ids, found = columns.arrays()
@@ -54,6 +54,7 @@ def measure_faithfulness(
             about,
             attribution,
             _subject(each, attribution),
+            missing={attribution.undefined_reason: found["missing"]},
             worst_largest=each.direction == "deletion",
         )
         for each in curves

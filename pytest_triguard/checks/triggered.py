@@ -13,7 +13,7 @@ from pytest_triguard.attributions import Attribution
 from pytest_triguard.backdoors import Trigger
 from pytest_triguard.checks.attacked import others, success_counts
 from pytest_triguard.checks.bounds import check_bounds
-from pytest_triguard.checks.clean import finite_maps, predictions
+from pytest_triguard.checks.clean import predictions
 from pytest_triguard.checks.columns import Array, Columns
 from pytest_triguard.checks.finding import WORST, Finding, rows, worst_places
 from pytest_triguard.engine.samples import Batch
@@ -33,7 +33,10 @@ def measure_trigger_recall(
     """
     check_bounds("trigger", trigger.bounds, run, _ADVICE.format(trigger.name))
     run.tune(attribution.passes_per_sample)
-    metric, columns = metrics.get("trigger_recall"), Columns("fires", "value", "chance", "finite")
+    metric, columns = (
+        metrics.get("trigger_recall"),
+        Columns("fires", "value", "chance", "finite", "missing"),
+    )
     for batch, maps in attribution.stream(run.model, _fired(run, trigger, target, columns)):
         mask = trigger.mask(batch.inputs)
         columns.add(
@@ -42,7 +45,8 @@ def measure_trigger_recall(
             fires=1,
             value=metric(maps, mask),
             chance=mask.flatten(1).to(maps.dtype).mean(1),
-            finite=finite_maps(maps),
+            finite=attribution.sound(maps),
+            missing=attribution.missing(maps),
         )
     ids, found = columns.arrays()
     require_finite(ids, found["finite"], "maps")
@@ -78,13 +82,15 @@ def _recall_finding(
 ) -> Finding:
     fires, values = found["fires"], found["value"]
     defined = ~np.isnan(values)
-    dud, zero = fires == 0, (fires == 1) & ~defined
+    dud, missing = fires == 0, found["missing"] == 1
+    zero = (fires == 1) & ~defined & ~missing
     chance = float(found["chance"][defined].mean()) if defined.any() else None
     counts = {
         "defined": int(defined.sum()),
         "not counted (clean prediction is the target)": int(np.isnan(fires).sum()),
         "undefined (the trigger does not fire)": int(dud.sum()),
         "undefined (zero map)": int(zero.sum()),
+        f"undefined ({attribution.undefined_reason})": int(missing.sum()),
     }
     level = "" if chance is None else f"; chance level {chance:.3g}"
     return Finding(
@@ -92,7 +98,7 @@ def _recall_finding(
         ids=ids,
         values=values,
         counts={name: count for name, count in counts.items() if count or name == "defined"},
-        undefined=int(dud.sum() + zero.sum()),
+        undefined=int(dud.sum() + zero.sum() + missing.sum()),
         subject=f"share of the {trigger.name} trigger's pixels among as many top pixels of the map "
         f"of class {target}{level}",
         method=attribution.describe(),

@@ -475,8 +475,27 @@ TABLE = (
         few={"output": "logit", "attack": attacks.get("gra", steps=2, copies=3)},
         random=True,
         never_negative=None,
-        finite=True,
         looks=9,
+    ),
+    Row(
+        "big",
+        linear=None,
+        quadratic=None,
+        peer=None,
+        missing=ON_THE_WAY,
+        defaults={
+            "eps": [36 / 255, 64 / 255, 0.3, 0.5, 0.7, 0.9, 1.1],
+            "steps": 40,
+            "loss": "margin",
+            "cw_steps": 100,
+            "halvings": 20,
+            "points": 50,
+            "rule": "midpoint",
+        }
+        | ON_LINES,
+        few={"eps": (0.5, 9.0), "steps": 5, "cw_steps": 0, "halvings": 4, "points": 2},
+        invariant=False,
+        looks=26,
     ),
 )
 

@@ -189,12 +189,14 @@ class Kink(nn.Module):
 
 @pytest.mark.parametrize(
     "row",
-    [row for row in TABLE if not (row.many or row.finite or row.spatial)],
+    [row for row in TABLE if row.looks or not (row.many or row.finite or row.spatial)],
     ids=lambda row: row.name,
 )
 def test_a_map_that_is_not_finite_is_refused(row):
     inputs = images((1, 3, 4), 4) * 0.5 + 0.25
     inputs[2, 0, 1, 1] = 0.0
     message = f"{row.name} must give finite maps, but that of sample 2 holds NaN or infinity; the m"
+    if row.looks:  # the search may meet it first
+        message = "must give finite"
     with refused(ModelError, message):
         row.method()(Classifier(Kink()), inputs, 0)
