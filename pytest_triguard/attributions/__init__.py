@@ -35,6 +35,7 @@ _FAMILY: Family[Attribution] = Family(
         "integrated_gradients": (
             "pytest_triguard.attributions.integrated_gradients:IntegratedGradients"
         ),
+        "lpi": "pytest_triguard.attributions.lpi:LPI",
         "mfaba": "pytest_triguard.attributions.mfaba:MFABA",
         "occlusion": "pytest_triguard.attributions.occlusion:Occlusion",
         "saliency": "pytest_triguard.attributions.saliency:Saliency",

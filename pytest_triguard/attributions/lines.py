@@ -42,6 +42,8 @@ class Lines:
         start: Returns the reference of each copy, whose number is that of the line.
         context: Tensors `(n, ...)` that `start` needs beside the samples.
         power: Power of the gradient.
+        share: Returns what the contribution of each copy is multiplied by, `(m,)`, whose number is
+            that of the line, or None for one.
     """
 
     count: int
@@ -50,6 +52,7 @@ class Lines:
     start: Callable[[Copies], Tensor]
     context: tuple[Tensor, ...] = ()
     power: int = 1
+    share: Callable[[Copies], Tensor] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,10 +136,13 @@ class AlongLines(Attribution):
             # The points of a line follow each other, so that line and place are never mixed up.
             line = copies.numbers // points
             own = along[copies.numbers % points] if isinstance(places, list) else places(copies)
-            start = lines.start(Copies(copies.inputs, copies.keys, line, copies.context))
+            of_line = Copies(copies.inputs, copies.keys, line, copies.context)
+            start = lines.start(of_line)
             place = per_row(own, start)
             displacement = copies.inputs - start
             made = torch.addcmul(start, displacement, place)
+            if lines.share is not None:
+                displacement = displacement * per_row(lines.share(of_line), displacement)
             if shrinks:
                 displacement = displacement * ((1 - place) / points)
             return Line(made, displacement, lines.power)

@@ -497,6 +497,19 @@ TABLE = (
         invariant=False,
         looks=26,
     ),
+    Row(
+        "lpi",
+        linear=lambda inputs, weights: (inputs - 0.35) * weights,
+        quadratic=None,
+        peer=None,
+        missing={
+            "quadratic": "one point on each line is drawn",
+            "peer": "Captum has no such method",
+        },
+        defaults={"references": None, "weights": None, "centers": None} | ON_LINES,
+        few={"references": torch.tensor([0.0, 0.5, 1.0, 0.25, 0.0]).double().view(5, 1, 1, 1)},
+        random=True,
+    ),
 )
 
 every_row = pytest.mark.parametrize("row", TABLE, ids=lambda row: row.name)

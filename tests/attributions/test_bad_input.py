@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.utils.data import TensorDataset
 
-from pytest_triguard import attributions
+from pytest_triguard import attacks, attributions
 from pytest_triguard.classifier import Classifier
 from pytest_triguard.errors import InputError, InputTypeError, ModelError
 from tests.attributions.table import TABLE, every_row
@@ -79,6 +79,64 @@ OF_ONE = [
         "max_distance must be from 0 to 1, but 2 came",
     ),
     ("guided_ig", {"mode": "paper"}, InputError, "mode must be one of 'canonical', 'reference', "),
+    ("agi", {"classes": 0}, InputError, "classes must be at least 1, but 0 came"),
+    ("agi", {"step_size": -1}, InputError, "step_size must be at least 0, but -1 came"),
+    ("agi", {"mode": "paper"}, InputError, "mode must be one of 'canonical', 'reference', but"),
+    ("mfaba", {"steps": 0}, InputError, "steps must be at least 1, but 0 came"),
+    ("mfaba", {"eps": -1}, InputError, "eps must be at least 0, but -1 came"),
+    ("mfaba", {"norm": "l1"}, InputError, "norm must be one of 'linf', 'l2', but 'l1' came"),
+    ("attexplore", {"copies": 0}, InputError, "copies must be at least 1, but 0 came"),
+    ("attexplore", {"size": 4}, InputError, "size must be odd, but 4 came"),
+    ("attexplore", {"probability": 2}, InputError, "probability must be from 0 to 1, but 2 came"),
+    (
+        "attexplore_plus_plus",
+        {"attack": "gar"},
+        InputError,
+        "unknown attack 'gar'; did you mean 'gra'?",
+    ),
+    ("attexplore_plus_plus", {"attack": 3}, InputTypeError, "attack must be an attack or its name"),
+    (
+        "attexplore_plus_plus",
+        {"attack": "square"},
+        InputError,
+        "attack must step along gradients, as bim and gra do, but 'square' came",
+    ),
+    (
+        "attexplore_plus_plus",
+        {"attack": "bim", "preset": "vgg16"},
+        InputError,
+        "attack must be left out or be 'gra' for preset='vgg16', but 'bim' came",
+    ),
+    (
+        "attexplore_plus_plus",
+        {"preset": "vgg"},
+        InputError,
+        "preset must be one of 'inception_v3', 'maxvit_t', 'resnet50', 'vgg16', 'vit_b_16', but",
+    ),
+    (
+        "attexplore_plus_plus",
+        {"attack": attacks.get("pgd", restarts=2)},
+        InputError,
+        "attack must have one start, but restarts=2 came",
+    ),
+    (
+        "attexplore_plus_plus",
+        {"attack": attacks.get("bim", eps=torch.ones(4))},
+        InputError,
+        "attack must have one eps for all samples, but a Tensor of shape (4,)",
+    ),
+    (
+        "attexplore_plus_plus",
+        {"attack": attacks.get("bim", loss="dlr")},
+        InputError,
+        "attack must ascend a loss made of an output (logit, probability, cross_entropy, contrast)",
+    ),
+    ("big", {"eps": ()}, InputError, "eps must be radii that rise, one at least, but () came"),
+    ("big", {"eps": (0.3, 0.1)}, InputError, "eps must be radii that rise, one at least, but (0.3"),
+    ("big", {"eps": 0.3}, InputTypeError, "eps must be a sequence of radii, but 0.3 came"),
+    ("big", {"eps": (0.0,)}, InputError, "eps must be greater than 0, but 0 came"),
+    ("big", {"loss": "ce"}, InputError, "loss must be one of 'cross_entropy', 'probability', '"),
+    ("big", {"halvings": -1}, InputError, "halvings must be at least 0, but -1 came"),
     ("occlusion", {"window": 0}, InputError, "window must be at least 1, but 0 came"),
     (
         "occlusion",
