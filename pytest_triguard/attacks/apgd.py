@@ -16,8 +16,9 @@ from pytest_triguard.attacks.searching import Searching
 from pytest_triguard.engine import draws
 from pytest_triguard.engine.geometry import ascent, per_row, project, stepped, surface_offset
 from pytest_triguard.engine.gradients import input_gradient
-from pytest_triguard.engine.iteration import STOPS, Outcome, Stop, search
+from pytest_triguard.engine.iteration import STOPS, Stop, search
 from pytest_triguard.engine.model import Model
+from pytest_triguard.engine.outcome import Outcome
 from pytest_triguard.engine.rows import Rows
 from pytest_triguard.engine.samples import Batch
 from pytest_triguard.errors import InputError

@@ -10,9 +10,10 @@ from torch import Tensor
 
 from pytest_triguard.attacks.apgd import APGD, Climb
 from pytest_triguard.attacks.ranked import TARGETS, aim, rounds
-from pytest_triguard.engine.iteration import Outcome, search
+from pytest_triguard.engine.iteration import search
 from pytest_triguard.engine.model import Model
 from pytest_triguard.engine.objectives import targeted_dlr
+from pytest_triguard.engine.outcome import Outcome
 from pytest_triguard.engine.rows import Rows
 from pytest_triguard.engine.samples import Batch
 from pytest_triguard.validation import whole

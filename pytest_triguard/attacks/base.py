@@ -15,8 +15,9 @@ from torch import Tensor
 from pytest_triguard.engine.equality import fingerprint
 from pytest_triguard.engine.geometry import NORMS, Norm
 from pytest_triguard.engine.gradients import has_gradients
-from pytest_triguard.engine.iteration import PATH, Outcome
+from pytest_triguard.engine.iteration import PATH
 from pytest_triguard.engine.model import Model
+from pytest_triguard.engine.outcome import Outcome
 from pytest_triguard.engine.samples import Batch
 from pytest_triguard.errors import InputError, InputTypeError, ModelError
 from pytest_triguard.running import Run, running

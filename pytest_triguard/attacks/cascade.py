@@ -9,8 +9,8 @@ from functools import cached_property
 from typing import Any, ClassVar, TypeVar
 
 from pytest_triguard.attacks.base import Attack
-from pytest_triguard.engine.iteration import Outcome
 from pytest_triguard.engine.model import Model
+from pytest_triguard.engine.outcome import Outcome
 from pytest_triguard.engine.passes import Passes
 from pytest_triguard.engine.samples import Batch, Feed
 from pytest_triguard.errors import InputError, InputTypeError

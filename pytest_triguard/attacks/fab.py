@@ -15,9 +15,10 @@ from pytest_triguard.attacks.nearest import Nearest
 from pytest_triguard.engine import draws
 from pytest_triguard.engine.geometry import length, per_row, surface_offset
 from pytest_triguard.engine.hyperplanes import offset_to_hyperplane
-from pytest_triguard.engine.iteration import STOPS, Outcome, Stop, search
+from pytest_triguard.engine.iteration import STOPS, Stop, search
 from pytest_triguard.engine.model import Model
 from pytest_triguard.engine.objectives import logit
+from pytest_triguard.engine.outcome import Outcome
 from pytest_triguard.engine.rows import Rows
 from pytest_triguard.engine.samples import Batch
 from pytest_triguard.validation import number, one_of, whole

@@ -9,8 +9,8 @@ from typing import ClassVar
 from pytest_triguard.attacks.base import Attack
 from pytest_triguard.attacks.bim import BIM
 from pytest_triguard.attacks.goals import LOSSES
-from pytest_triguard.engine.iteration import Outcome
 from pytest_triguard.engine.model import Model
+from pytest_triguard.engine.outcome import Outcome
 from pytest_triguard.engine.samples import Batch
 from pytest_triguard.validation import flag, one_of
 

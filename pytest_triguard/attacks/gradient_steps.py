@@ -20,8 +20,9 @@ from pytest_triguard.engine.geometry import (
     stepped_in_box,
 )
 from pytest_triguard.engine.gradients import input_gradient
-from pytest_triguard.engine.iteration import STOPS, Outcome, Stop, search
+from pytest_triguard.engine.iteration import STOPS, Stop, search
 from pytest_triguard.engine.model import Model
+from pytest_triguard.engine.outcome import Outcome
 from pytest_triguard.engine.path_integral import Integrand
 from pytest_triguard.engine.rows import Rows
 from pytest_triguard.engine.samples import Batch

@@ -16,7 +16,6 @@ from pytest_triguard.engine import draws
 from pytest_triguard.engine.estimators import Copies
 from pytest_triguard.engine.features import expected_feature_gradient
 from pytest_triguard.engine.geometry import per_row
-from pytest_triguard.engine.iteration import Outcome
 from pytest_triguard.engine.layers import (
     Captured,
     Layer,
@@ -27,6 +26,7 @@ from pytest_triguard.engine.layers import (
     last_spatial_layer,
 )
 from pytest_triguard.engine.model import Model
+from pytest_triguard.engine.outcome import Outcome
 from pytest_triguard.engine.path_integral import Integrand
 from pytest_triguard.engine.rows import Rows
 from pytest_triguard.engine.samples import Batch

@@ -16,8 +16,9 @@ from pytest_triguard.attacks.goals import ascended
 from pytest_triguard.attacks.searching import Searching
 from pytest_triguard.engine import draws
 from pytest_triguard.engine.geometry import l2_norm, per_row
-from pytest_triguard.engine.iteration import STOPS, Outcome, Stop, search
+from pytest_triguard.engine.iteration import STOPS, Stop, search
 from pytest_triguard.engine.model import Model
+from pytest_triguard.engine.outcome import Outcome
 from pytest_triguard.engine.rows import Rows
 from pytest_triguard.engine.samples import Batch
 from pytest_triguard.engine.windows import bump, corner, inside, placed

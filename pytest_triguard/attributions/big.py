@@ -17,8 +17,8 @@ from pytest_triguard.attributions.base import known_logits, with_logits
 from pytest_triguard.attributions.integrated_gradients import RULES, quadrature
 from pytest_triguard.attributions.lines import AlongLines, Lines
 from pytest_triguard.engine.geometry import l2_norm, per_row
-from pytest_triguard.engine.iteration import Outcome
 from pytest_triguard.engine.model import Model
+from pytest_triguard.engine.outcome import Outcome
 from pytest_triguard.engine.samples import Batch
 from pytest_triguard.engine.second_order import GradientMean
 from pytest_triguard.errors import InputError, InputTypeError

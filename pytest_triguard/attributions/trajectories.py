@@ -11,8 +11,8 @@ from torch import Tensor
 
 from pytest_triguard.attacks.gradient_steps import GradientSteps
 from pytest_triguard.attributions.base import Attribution, known_targets
-from pytest_triguard.engine.iteration import Outcome
 from pytest_triguard.engine.model import Model
+from pytest_triguard.engine.outcome import Outcome
 from pytest_triguard.engine.path_integral import Integrand, step_times_gradient, summed
 from pytest_triguard.engine.samples import Batch
 

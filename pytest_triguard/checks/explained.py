@@ -244,8 +244,7 @@ def about_maps(
         missing: `(N,)` which samples have no map, by the reason that a method has.
         worst_largest: Whether the largest numbers are the worst, or the smallest.
     """
-    undefined = np.isnan(values)
-    medians = about.medians()
+    undefined, medians = np.isnan(values), about.medians()
     counts = {"defined": int((~undefined).sum())} | counted(undefined, metric, missing)
     return Finding(
         metric=metric.title,

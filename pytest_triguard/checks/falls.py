@@ -10,9 +10,9 @@ import torch
 
 from pytest_triguard.attacks import Attack
 from pytest_triguard.checks.finding import Counterexample, Worst, plain_id
-from pytest_triguard.engine.iteration import Outcome
 from pytest_triguard.engine.model import Model
 from pytest_triguard.engine.objectives import logit
+from pytest_triguard.engine.outcome import Outcome
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,9 @@ from torch import Tensor
 from pytest_triguard.attacks import Attack
 from pytest_triguard.attacks.cascade import Cascaded
 from pytest_triguard.engine.gradients import input_gradient
-from pytest_triguard.engine.iteration import Outcome
 from pytest_triguard.engine.model import Model
 from pytest_triguard.engine.objectives import cross_entropy, margin
+from pytest_triguard.engine.outcome import Outcome
 from pytest_triguard.running import Run
 
 _LOOKED_AT = 16

@@ -19,7 +19,7 @@ from pytest_triguard.checks.falls import Falls
 from pytest_triguard.checks.finding import Finding, describe_ball
 from pytest_triguard.checks.sanity import Sanity
 from pytest_triguard.classifier import Classifier
-from pytest_triguard.engine.iteration import Outcome
+from pytest_triguard.engine.outcome import Outcome
 from pytest_triguard.engine.samples import Batch
 from pytest_triguard.engine.sifting import require_finite
 from pytest_triguard.errors import InputError, InputTypeError

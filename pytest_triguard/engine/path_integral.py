@@ -6,17 +6,14 @@ Nothing of the path is kept but the sum, so that memory does not grow with the s
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from pytest_triguard.engine.geometry import per_row
+from pytest_triguard.engine.outcome import Outcome
 from pytest_triguard.engine.rows import Rows
 from pytest_triguard.engine.samples import Batch
-
-if TYPE_CHECKING:
-    from pytest_triguard.engine.iteration import Outcome
 
 Integrand = Callable[[Rows, Tensor, Tensor], Tensor]
 """From rows at the points they stepped to, the points before and the gradients there, all

@@ -13,8 +13,9 @@ from pytest_triguard import attacks
 from pytest_triguard.attacks.gradient_steps import GradientSteps, Steps
 from pytest_triguard.engine.geometry import NORMS
 from pytest_triguard.engine.gradients import input_gradient
-from pytest_triguard.engine.iteration import Outcome, search
+from pytest_triguard.engine.iteration import search
 from pytest_triguard.engine.model import Model
+from pytest_triguard.engine.outcome import Outcome
 from pytest_triguard.engine.rows import Rows
 from pytest_triguard.engine.samples import Batch
 from pytest_triguard.verification.regions import Region

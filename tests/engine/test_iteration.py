@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from pytest_triguard.engine import iteration
-from pytest_triguard.engine.iteration import Outcome, search
+from pytest_triguard.engine.iteration import search
 from pytest_triguard.engine.model import Model
+from pytest_triguard.engine.outcome import Outcome
 from pytest_triguard.engine.rows import Rows
 from pytest_triguard.engine.samples import Batch
 from tests.engine.models import ready
