@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -62,6 +63,8 @@ class Tied:
     """A value some elements of which are multiples of others, and a rest.
 
     Attributes:
+        piecewise: Whether nothing is lost once it is known which element each maximum is: nothing
+            is tied then.
         input: The value itself, `(N, C, H, W)`.
         place: `(N, C, H, W)` int64, the place in `(C, H, W)` of the element that stands for each;
             its own where it stands for itself.
@@ -70,6 +73,8 @@ class Tied:
         upper: What is at most.
         reach: How far places are up, down, left and right of an element, at most.
     """
+
+    piecewise: ClassVar[bool] = True
 
     input: Interval
     place: Tensor
