@@ -318,11 +318,18 @@ def _own(row: Row) -> list[Case]:
 
 
 SOME = _in_turn()
+ONE = [
+    own[place // 2 % len(own)]
+    for place, row in enumerate(TABLE)
+    if (own := [case for case in SOME if case.row is row])
+]
 CASES = [case for row in TABLE for case in _own(row) if row.plain or case in SOME]
 STEPS = [case for case in CASES if case.row.stepwise]
 every_case = pytest.mark.parametrize("case", CASES, ids=str)
 some_cases = pytest.mark.parametrize("case", SOME, ids=str)
 """For what can fail with a norm or with a goal, but not with both together alone."""
+one_case = pytest.mark.parametrize("case", ONE, ids=str)
+"""For what neither the norm nor the goal has a part in: all of them occur in the table."""
 plain_cases = pytest.mark.parametrize("case", [c for c in CASES if c.row.plain], ids=str)
 stepwise_cases = pytest.mark.parametrize("case", [c for c in SOME if c.row.stepwise], ids=str)
 random_cases = pytest.mark.parametrize("case", [c for c in SOME if c.row.random], ids=str)

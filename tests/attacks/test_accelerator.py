@@ -13,6 +13,7 @@ from pytest_triguard.running import running
 from tests.attacks.table import (
     STEPS,
     TABLE,
+    one_case,
     plain_rows,
     same,
     some_cases,
@@ -121,7 +122,7 @@ def test_an_accelerator_without_float64_is_enough_for_float32(case):
     assert same(found, expected, 1e-5)
 
 
-@some_cases
+@one_case
 def test_results_come_back_to_the_device_of_the_inputs(case):
     subject, inputs, labels = problem("conv", 4)
     targets = case.targets(labels)

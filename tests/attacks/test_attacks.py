@@ -22,6 +22,7 @@ from tests.attacks.table import (
     distance,
     every_case,
     every_row,
+    one_case,
     same,
     some_cases,
     stepping_rows,
@@ -204,7 +205,7 @@ def test_an_attack_finds_more_than_the_clean_errors(case):
     assert found.success.sum() > clean.sum()
 
 
-@some_cases
+@one_case
 def test_what_the_user_gave_is_left_alone(case):
     subject, inputs, labels = problem("conv", 5)
     targets = case.targets(labels)
@@ -216,7 +217,7 @@ def test_what_the_user_gave_is_left_alone(case):
     assert targets is None or torch.equal(targets, (given[1] + 1) % CLASSES)
 
 
-@some_cases
+@one_case
 def test_the_ambient_gradient_mode_does_not_matter(case):
     subject, inputs, labels = problem("conv", 5)
     expected = case.attack()(subject, inputs, labels, targets=case.targets(labels))
@@ -228,7 +229,7 @@ def test_the_ambient_gradient_mode_does_not_matter(case):
         assert not found.adversarial.requires_grad, mode
 
 
-@some_cases
+@one_case
 def test_a_dataset_and_a_loader_give_what_the_tensors_give(case):
     subject, inputs, labels = problem("conv", 7)
     target = 2 if case.targeted else None

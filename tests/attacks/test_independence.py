@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from pytest_triguard import attacks
 from pytest_triguard.classifier import Classifier
-from tests.attacks.table import TABLE, distance, random_cases, same, some_cases
+from tests.attacks.table import TABLE, distance, one_case, random_cases, same, some_cases
 from tests.networks import SHAPES, bare, classifier, images, problem
 from tests.sessions import with_settings
 
@@ -26,7 +26,7 @@ def test_the_chunk_does_not_matter(case):
     assert same(results[2], results[0], 1e-9)
 
 
-@some_cases
+@one_case
 def test_company_does_not_matter(case):
     subject, inputs, labels = problem("conv", 6)
     targets = case.targets(labels)
@@ -45,7 +45,7 @@ def test_company_does_not_matter(case):
         assert torch.equal(single.passes, together.passes[own])
 
 
-@some_cases
+@one_case
 def test_order_does_not_matter_to_samples_with_ids(case):
     subject, inputs, labels = problem("conv", 8)
     targets = case.targets(labels)

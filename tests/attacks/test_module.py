@@ -8,14 +8,14 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from pytest_triguard import attacks
 from pytest_triguard.classifier import Classifier
-from tests.attacks.table import every_row, some_cases
+from tests.attacks.table import every_row, one_case
 from tests.module_state import state_of
 from tests.networks import SHAPES, Failing, images, used_module
 from tests.sessions import with_settings
 from tests.simulated_accelerator import simulated_accelerator
 
 
-@some_cases
+@one_case
 def test_the_module_is_left_as_it_came(case):
     module, inputs = used_module(), images(SHAPES["conv"], 3)
     labels = torch.tensor([0, 1, 2])

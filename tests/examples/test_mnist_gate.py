@@ -77,7 +77,7 @@ def test_the_gate_is_green(example):
 
 def test_the_simulated_accelerator_gives_the_verdicts_of_the_cpu(example, monkeypatch):
     """Device discipline, checked on everything the example does."""
-    small = ("--triguard-samples=12",)
+    small = ("--triguard-samples=6",)
     thresholds = "at_least=0.95", "at_least=0.85", "at_least=0.93", "at_least=0.8", "at_least=0.7"
     gate = example.path / "test_gate.py"
     text = gate.read_text().replace("@pytest.mark.triguard(samples=200)\n", "")
