@@ -17,7 +17,7 @@ from pytest_triguard.verification.intervals import Interval
 from pytest_triguard.verification.network import Network
 from pytest_triguard.verification.relaxations import Kernel
 from pytest_triguard.verification.ties import Origin, Tied, ties
-from pytest_triguard.verification.windows import Grid
+from pytest_triguard.verification.windows import Grid, Windowed
 from tests.verification import soundness
 from tests.verification.mixed_integer import Program
 from tests.verification.zoo import points_inside
@@ -227,7 +227,7 @@ def test_ends_hold_for_the_weights_as_they_are():
 
 
 def test_windows_that_reach_outside_are_not_tied():
-    for arguments in ({"padding": 1}, {"ceil_mode": True}):
+    for arguments in ({"padding": 1, "stride": 4}, {"padding": 1}, {"ceil_mode": True}):
         first, _ = repeating("plain", 0, 0.0)
         module = nn.Sequential(first, nn.MaxPool2d(2, **arguments), nn.Flatten(), nn.LazyLinear(3))
         clean = torch.rand(1, 2, 7, 7)
@@ -235,6 +235,22 @@ def test_windows_that_reach_outside_are_not_tied():
         subject = Classifier(module.double())
         walk = walked(subject, clean.double() - 0.3, clean.double() + 0.3)
         assert tied_in(walk) is None
+
+
+def test_rows_in_windows_are_carried_as_whole_rows_are():
+    """Windows that lie inside the image, and that reach beyond it; rows are carried far enough."""
+    module = nn.Sequential(*repeating("plain", 0, 0.03), nn.Flatten(), nn.LazyLinear(3))
+    clean = torch.rand(2, 2, 16, 16)
+    module(clean)
+    lower, upper = (clean.double() - 0.2).clamp(0, 1), (clean.double() + 0.2).clamp(0, 1)
+    tied = tied_in(walked(Classifier(module.double()), lower, upper))
+    grid = Grid((-1, 0), (3, 2), (3, 4), (2, 2), (8, 8))
+    rows = Windowed(torch.randn(2, 12, 3, 6, 2, 2).double(), grid, clean=False).cleaned()
+    [(_, slid)], constant = tied.slide(rows)
+    [(_, carried)], expected = tied.back(rows.whole())
+    assert torch.allclose(slid.whole(), carried, rtol=0, atol=1e-12)
+    assert torch.allclose(constant, expected, rtol=0, atol=1e-12)
+    assert float(expected.abs().min()) > 0
 
 
 def test_nothing_is_tied_to_what_is_not_known():
