@@ -29,6 +29,12 @@ class Family(Generic[Method]):
         """Return the names of the family, sorted."""
         return tuple(sorted(self._table))
 
+    def find(self, name: str) -> type:
+        """Return the class of the method of that name, which must be known."""
+        module, _, attribute = self._table[name].partition(":")
+        found: type = getattr(importlib.import_module(module), attribute)
+        return found
+
     def get(self, name: str, **hyperparameters: Any) -> Method:
         """Return the method of that name with the given hyperparameters.
 
@@ -43,8 +49,7 @@ class Family(Generic[Method]):
             )
         if name not in self._table:
             raise unknown_name(self._kind, name, self._table)
-        module, _, attribute = self._table[name].partition(":")
-        factory = getattr(importlib.import_module(module), attribute)
+        factory: Any = self.find(name)
         known = inspect.signature(factory).parameters
         for key in hyperparameters:
             if key not in known:

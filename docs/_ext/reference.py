@@ -12,7 +12,7 @@ import inspect
 import json
 import re
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from sphinx.environment import BuildEnvironment
 from sphinx.util.docutils import SphinxDirective
 
 import pytest_triguard
-from pytest_triguard import verification
+from pytest_triguard import listing, verification
 from pytest_triguard.verification.methods import BOUNDS, FALSIFIERS, STAGES
 
 SCHEMA_FILE = "report.schema.json"
@@ -121,7 +121,36 @@ class Methods(Generated):
         """Yield one section per method."""
         family = importlib.import_module(f"pytest_triguard.{self.arguments[0]}")
         for name in family.names():
-            yield from ("", f"## `{name}`", "", *_method(_class_of(family._FAMILY, name)))
+            yield from ("", f"## `{name}`", "", *_method(family._FAMILY.find(name)))
+
+
+class Table(Generated):
+    """Every method of one family with its facts, one row each."""
+
+    required_arguments = 1
+
+    def lines(self) -> Iterator[str]:
+        """Yield the table; a column that would be empty is left out."""
+        rows = [
+            {
+                "name": f"`{each.name}`",
+                "method": each.summary,
+                "passes": each.cost,
+                "sign": each.sign,
+                "axioms": ", ".join(each.axioms),
+                "source": each.source,
+                "checked against": each.checked or "no",
+            }
+            for each in listing.methods(self.arguments[0])
+        ]
+        kept = [title for title in rows[0] if any(row[title] for row in rows)]
+        yield from (_table_row(kept), _table_row("---" for _ in kept))
+        for row in rows:
+            yield _table_row(row[title].replace("|", "\\|") for title in kept)
+
+
+def _table_row(cells: Iterable[str]) -> str:
+    return f"| {' | '.join(cells)} |"
 
 
 class Verifiers(Generated):
@@ -141,7 +170,7 @@ class Verifiers(Generated):
             else:
                 yield f"Stages: clean prediction, then {told[0]}. No attack is run."
             if name in stages:
-                yield from ("", *_method(_class_of(BOUNDS, name)))
+                yield from ("", *_method(BOUNDS.find(name)))
 
 
 class Schema(Generated):
@@ -181,12 +210,6 @@ def _type(kind: dict[str, Any]) -> str:
     if names == "array":
         return f"array of {_type(kind['items'])}"
     return " or ".join([names] if isinstance(names, str) else names)
-
-
-def _class_of(family: Any, name: str) -> type:
-    module, _, attribute = family._table[name].partition(":")
-    found: type = getattr(importlib.import_module(module), attribute)
-    return found
 
 
 def _method(method: type) -> Iterator[str]:
@@ -249,6 +272,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
         "fixtures": Fixtures,
         "public": Public,
         "methods": Methods,
+        "table": Table,
         "verifiers": Verifiers,
         "schema": Schema,
     }

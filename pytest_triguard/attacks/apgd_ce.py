@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from pytest_triguard.attacks.apgd import APGD
+from pytest_triguard.facts import PASSES, Facts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,4 +19,5 @@ class APGDCE(APGD):
     """
 
     name: ClassVar[str] = "apgd_ce"
+    facts: ClassVar[Facts] = Facts(cost=f"at most {PASSES}")
     loss: ClassVar[str] = "cross_entropy"

@@ -16,6 +16,7 @@ from pytest_triguard.engine.objectives import targeted_dlr
 from pytest_triguard.engine.outcome import Outcome
 from pytest_triguard.engine.rows import Rows
 from pytest_triguard.engine.samples import Batch
+from pytest_triguard.facts import PASSES, Facts
 from pytest_triguard.validation import whole
 
 
@@ -35,6 +36,7 @@ class APGDT(APGD):
     """
 
     name: ClassVar[str] = "apgd_t"
+    facts: ClassVar[Facts] = Facts(cost=f"at most {PASSES}")
     loss: ClassVar[str] = "targeted dlr"
 
     classes: int = TARGETS

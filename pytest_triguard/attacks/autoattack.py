@@ -14,6 +14,7 @@ from pytest_triguard.attacks.cascade import Cascaded
 from pytest_triguard.attacks.fab import FAB
 from pytest_triguard.attacks.fab_t import FABT
 from pytest_triguard.attacks.square import Square
+from pytest_triguard.facts import PASSES, Facts
 from pytest_triguard.validation import one_of
 
 _VERSIONS: dict[str, tuple[Attack, ...]] = {
@@ -48,6 +49,7 @@ class AutoAttack(Cascaded):
     """
 
     name: ClassVar[str] = "autoattack"
+    facts: ClassVar[Facts] = Facts(cost=f"at most {PASSES}")
     with_fewer_classes: ClassVar[str] = (
         "use attacks.Cascade with 'apgd_ce', 'fab' and 'square', which need two"
     )

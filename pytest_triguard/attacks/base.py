@@ -20,6 +20,7 @@ from pytest_triguard.engine.model import Model
 from pytest_triguard.engine.outcome import Outcome
 from pytest_triguard.engine.samples import Batch
 from pytest_triguard.errors import InputError, InputTypeError, ModelError
+from pytest_triguard.facts import Facts
 from pytest_triguard.running import Run, running
 from pytest_triguard.settings import current_settings
 from pytest_triguard.validation import describe, number, one_of, whole
@@ -82,6 +83,7 @@ class Attack(ABC):
     seed: int | None = None
 
     name: ClassVar[str]
+    facts: ClassVar[Facts]
     with_fewer_classes: ClassVar[str] = "use attack='apgd_ce'"
 
     def __post_init__(self) -> None:

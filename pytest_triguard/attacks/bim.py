@@ -8,6 +8,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from pytest_triguard.attacks.gradient_steps import GradientSteps
+from pytest_triguard.facts import PASSES, Facts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,6 +21,7 @@ class BIM(GradientSteps):
     """
 
     name: ClassVar[str] = "bim"
+    facts: ClassVar[Facts] = Facts(cost=f"at most {PASSES}")
 
     def default_step(self, eps: Tensor) -> Tensor:
         """Return the step of each sample where the user named none: eps / steps."""

@@ -20,6 +20,7 @@ from pytest_triguard.engine.outcome import Outcome
 from pytest_triguard.engine.rows import Rows
 from pytest_triguard.engine.samples import Batch
 from pytest_triguard.errors import InputError
+from pytest_triguard.facts import PASSES, Facts
 from pytest_triguard.validation import number, one_of, whole
 
 _DECAY, _DECAY_OF_SQUARES, _ADDED = 0.9, 0.999, 1e-8
@@ -53,6 +54,7 @@ class CW(Attack):
     """
 
     name: ClassVar[str] = "cw"
+    facts: ClassVar[Facts] = Facts(cost=f"at most {PASSES}")
 
     norm: Norm = "l2"
     steps: int = 1000

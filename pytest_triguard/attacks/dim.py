@@ -8,6 +8,7 @@ from typing import ClassVar
 from pytest_triguard.attacks.momentum_steps import MomentumSteps
 from pytest_triguard.engine.transforms.base import Transform
 from pytest_triguard.engine.transforms.resize_pad import ResizePad
+from pytest_triguard.facts import Facts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +27,7 @@ class DIM(MomentumSteps):
     """
 
     name: ClassVar[str] = "dim"
+    facts: ClassVar[Facts] = Facts()
 
     copies: int = 1
     probability: float = 0.5

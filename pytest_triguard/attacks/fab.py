@@ -21,6 +21,7 @@ from pytest_triguard.engine.objectives import logit
 from pytest_triguard.engine.outcome import Outcome
 from pytest_triguard.engine.rows import Rows
 from pytest_triguard.engine.samples import Batch
+from pytest_triguard.facts import PASSES, Facts
 from pytest_triguard.validation import number, one_of, whole
 
 _SHORTEST = 1e-8
@@ -51,6 +52,7 @@ class FAB(Attack):
     """
 
     name: ClassVar[str] = "fab"
+    facts: ClassVar[Facts] = Facts(cost=f"at most {PASSES}, each with a backward pass a class")
 
     steps: int = 100
     restarts: int = 1

@@ -17,6 +17,7 @@ from pytest_triguard.engine.objectives import logit
 from pytest_triguard.engine.outcome import Outcome
 from pytest_triguard.engine.rows import Rows
 from pytest_triguard.engine.samples import Batch
+from pytest_triguard.facts import PASSES, Facts
 from pytest_triguard.validation import whole
 
 
@@ -36,6 +37,7 @@ class FABT(FAB):
     """
 
     name: ClassVar[str] = "fab_t"
+    facts: ClassVar[Facts] = Facts(cost=f"at most {PASSES}")
 
     classes: int = TARGETS
 

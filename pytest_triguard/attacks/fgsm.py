@@ -12,6 +12,7 @@ from pytest_triguard.attacks.goals import LOSSES
 from pytest_triguard.engine.model import Model
 from pytest_triguard.engine.outcome import Outcome
 from pytest_triguard.engine.samples import Batch
+from pytest_triguard.facts import Facts
 from pytest_triguard.validation import flag, one_of
 
 
@@ -32,6 +33,7 @@ class FGSM(Attack):
     """
 
     name: ClassVar[str] = "fgsm"
+    facts: ClassVar[Facts] = Facts()
 
     loss: str = "cross_entropy"
     trajectory: bool = False

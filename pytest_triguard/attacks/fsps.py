@@ -16,6 +16,7 @@ from pytest_triguard.engine.model import Model
 from pytest_triguard.engine.rows import Rows
 from pytest_triguard.engine.transforms.base import Transform
 from pytest_triguard.engine.transforms.kernel import Kernel
+from pytest_triguard.facts import Facts
 from pytest_triguard.validation import number, whole
 
 
@@ -38,6 +39,7 @@ class FSPS(SSA):
     """
 
     name: ClassVar[str] = "fsps"
+    facts: ClassVar[Facts] = Facts()
 
     search_steps: int = 50
     search_after: float = 0.5

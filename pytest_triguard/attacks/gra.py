@@ -15,6 +15,7 @@ from pytest_triguard.engine.momentum import accumulated
 from pytest_triguard.engine.rows import Rows
 from pytest_triguard.engine.transforms.base import Transform, copies_of
 from pytest_triguard.engine.transforms.neighbourhood import Neighbourhood
+from pytest_triguard.facts import Facts
 from pytest_triguard.validation import number
 
 
@@ -37,6 +38,7 @@ class GRA(MomentumSteps):
     """
 
     name: ClassVar[str] = "gra"
+    facts: ClassVar[Facts] = Facts()
 
     copies: int = 20
     beta: float = 3.5

@@ -23,6 +23,7 @@ from pytest_triguard.engine.transforms.base import (
     copies_of,
     shaped,
 )
+from pytest_triguard.facts import Facts
 from pytest_triguard.validation import one_of, whole
 
 WEIGHTS = ("integral", "chain")
@@ -62,6 +63,7 @@ class MIG(MomentumSteps):
     """
 
     name: ClassVar[str] = "mig"
+    facts: ClassVar[Facts] = Facts()
 
     loss: str = "probability"
     points: int = 20

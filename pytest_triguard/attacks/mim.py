@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from pytest_triguard.attacks.momentum_steps import MomentumSteps
+from pytest_triguard.facts import Facts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,3 +19,4 @@ class MIM(MomentumSteps):
     """
 
     name: ClassVar[str] = "mim"
+    facts: ClassVar[Facts] = Facts()

@@ -30,6 +30,7 @@ from pytest_triguard.engine.outcome import Outcome
 from pytest_triguard.engine.path_integral import Integrand
 from pytest_triguard.engine.rows import Rows
 from pytest_triguard.engine.samples import Batch
+from pytest_triguard.facts import Facts
 from pytest_triguard.validation import number, whole
 
 _SHARE = 0.25
@@ -58,6 +59,7 @@ class NAA(MomentumSteps):
     """
 
     name: ClassVar[str] = "naa"
+    facts: ClassVar[Facts] = Facts()
 
     loss: str = "probability"
     layer: Layer | None = None

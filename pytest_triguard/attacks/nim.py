@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from pytest_triguard.attacks.momentum_steps import MomentumSteps
+from pytest_triguard.facts import Facts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,4 +22,5 @@ class NIM(MomentumSteps):
     """
 
     name: ClassVar[str] = "nim"
+    facts: ClassVar[Facts] = Facts()
     looks_ahead: ClassVar[bool] = True

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from pytest_triguard.attacks.gradient_steps import GradientSteps
+from pytest_triguard.facts import PASSES, Facts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,6 +19,7 @@ class PGD(GradientSteps):
     """
 
     name: ClassVar[str] = "pgd"
+    facts: ClassVar[Facts] = Facts(cost=f"at most {PASSES}")
 
     steps: int = 40
     random_start: bool = True

@@ -8,6 +8,7 @@ from typing import ClassVar
 from pytest_triguard.attacks.nim import NIM
 from pytest_triguard.engine.transforms.base import Transform
 from pytest_triguard.engine.transforms.scales import Scales
+from pytest_triguard.facts import Facts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +26,7 @@ class SINIM(NIM):
     """
 
     name: ClassVar[str] = "si_nim"
+    facts: ClassVar[Facts] = Facts()
 
     copies: int = 5
 

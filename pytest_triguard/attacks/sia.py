@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 from pytest_triguard.attacks.momentum_steps import MomentumSteps
 from pytest_triguard.engine.transforms.base import Transform
 from pytest_triguard.engine.transforms.blocks import OPERATIONS, Blocks
+from pytest_triguard.facts import Facts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +28,7 @@ class SIA(MomentumSteps):
     """
 
     name: ClassVar[str] = "sia"
+    facts: ClassVar[Facts] = Facts()
 
     copies: int = 20
     blocks: int = 3

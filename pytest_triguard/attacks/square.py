@@ -22,6 +22,7 @@ from pytest_triguard.engine.outcome import Outcome
 from pytest_triguard.engine.rows import Rows
 from pytest_triguard.engine.samples import Batch
 from pytest_triguard.engine.windows import bump, corner, inside, placed
+from pytest_triguard.facts import PASSES, Facts
 from pytest_triguard.validation import number, one_of, whole
 
 _HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
@@ -52,6 +53,7 @@ class Square(Attack):
     """
 
     name: ClassVar[str] = "square"
+    facts: ClassVar[Facts] = Facts(cost=f"at most {PASSES} forward")
 
     queries: int = 5000
     restarts: int = 1

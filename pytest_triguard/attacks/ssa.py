@@ -8,6 +8,7 @@ from typing import ClassVar
 from pytest_triguard.attacks.momentum_steps import MomentumSteps
 from pytest_triguard.engine.transforms.base import Transform
 from pytest_triguard.engine.transforms.spectrum import Spectrum
+from pytest_triguard.facts import Facts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +26,7 @@ class SSA(MomentumSteps):
     """
 
     name: ClassVar[str] = "ssa"
+    facts: ClassVar[Facts] = Facts()
 
     copies: int = 20
     rho: float = 0.5

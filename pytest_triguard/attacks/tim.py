@@ -8,6 +8,7 @@ from typing import ClassVar
 from pytest_triguard.attacks.momentum_steps import MomentumSteps
 from pytest_triguard.engine.transforms.base import Transform
 from pytest_triguard.engine.transforms.kernel import Kernel
+from pytest_triguard.facts import Facts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +25,7 @@ class TIM(MomentumSteps):
     """
 
     name: ClassVar[str] = "tim"
+    facts: ClassVar[Facts] = Facts()
 
     size: int = 15
     kernel: str = "gaussian"

@@ -19,6 +19,7 @@ from pytest_triguard.engine.geometry import NORMS, Norm
 from pytest_triguard.engine.model import Model
 from pytest_triguard.engine.samples import Batch, Feed
 from pytest_triguard.errors import InputError, InputTypeError, ModelError
+from pytest_triguard.facts import Facts
 from pytest_triguard.metrics import PairMetric
 from pytest_triguard.running import Run, running
 from pytest_triguard.settings import current_settings
@@ -97,6 +98,7 @@ class AttributionAttack(ABC):
     seed: int | None = None
 
     name: ClassVar[str]
+    facts: ClassVar[Facts]
     larger_is_worse: ClassVar[bool]
     """Whether the attack's own measure grows as the explanation gets worse."""
 

@@ -15,6 +15,7 @@ from pytest_triguard.engine.equality import fingerprint
 from pytest_triguard.engine.model import Model
 from pytest_triguard.engine.samples import Batch
 from pytest_triguard.errors import InputError, InputTypeError
+from pytest_triguard.facts import PASSES, Facts
 from pytest_triguard.validation import describe, number
 
 FARTHEST = "farthest"
@@ -49,6 +50,7 @@ class Manipulate(AttributionAttack):
     """
 
     name: ClassVar[str] = "manipulate"
+    facts: ClassVar[Facts] = Facts(cost=f"at most {PASSES} with saliency")
     larger_is_worse: ClassVar[bool] = False
 
     target: str | Tensor = FARTHEST

@@ -10,6 +10,7 @@ from torch import Tensor
 from pytest_triguard.attribution_attacks.base import AttributionAttack
 from pytest_triguard.attribution_attacks.search import Aim, shares
 from pytest_triguard.engine.samples import Batch
+from pytest_triguard.facts import PASSES, Facts
 from pytest_triguard.metrics.mass_center import MassCenter, first_moments
 
 
@@ -30,6 +31,7 @@ class MassCenterAttack(AttributionAttack):
     """
 
     name: ClassVar[str] = "mass_center"
+    facts: ClassVar[Facts] = Facts(cost=f"at most {PASSES} with saliency")
     larger_is_worse: ClassVar[bool] = True
 
     random_start: bool = True

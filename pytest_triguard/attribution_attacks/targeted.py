@@ -14,6 +14,7 @@ from pytest_triguard.attribution_attacks.search import Aim, shares
 from pytest_triguard.engine.equality import fingerprint
 from pytest_triguard.engine.samples import Batch
 from pytest_triguard.errors import InputError, InputTypeError
+from pytest_triguard.facts import PASSES, Facts
 from pytest_triguard.metrics.topk_intersection import check_k, highest, top_count
 from pytest_triguard.validation import describe
 
@@ -39,6 +40,7 @@ class Targeted(AttributionAttack):
     """
 
     name: ClassVar[str] = "targeted"
+    facts: ClassVar[Facts] = Facts(cost=f"at most {PASSES} with saliency")
     larger_is_worse: ClassVar[bool] = True
 
     region: str | Tensor = LEAST

@@ -10,6 +10,7 @@ from torch import Tensor
 from pytest_triguard.attribution_attacks.base import AttributionAttack
 from pytest_triguard.attribution_attacks.search import Aim, shares
 from pytest_triguard.engine.samples import Batch
+from pytest_triguard.facts import PASSES, Facts
 from pytest_triguard.metrics.topk_intersection import (
     TopKIntersection,
     check_k,
@@ -35,6 +36,7 @@ class TopK(AttributionAttack):
     """
 
     name: ClassVar[str] = "topk"
+    facts: ClassVar[Facts] = Facts(cost=f"at most {PASSES} with saliency")
     larger_is_worse: ClassVar[bool] = False
 
     k: float = 0.1

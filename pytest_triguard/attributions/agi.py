@@ -22,6 +22,7 @@ from pytest_triguard.engine.objectives import Objective
 from pytest_triguard.engine.path_integral import Integrand, summed
 from pytest_triguard.engine.rows import Rows
 from pytest_triguard.engine.samples import Batch
+from pytest_triguard.facts import PASSES, Facts
 from pytest_triguard.validation import number, one_of, whole
 
 
@@ -50,6 +51,11 @@ class AGI(Attribution):
 
     name: ClassVar[str] = "agi"
     kind: ClassVar[str] = "integration"
+    facts: ClassVar[Facts] = Facts(
+        cost=f"at most {PASSES}",
+        sign="signed; never negative of two classes",
+        axioms=("sums, to first order, to what the output loses on all ways",),
+    )
 
     output: str = "probability"
     step_size: float = 0.05

@@ -18,6 +18,7 @@ from pytest_triguard.engine.samples import Batch
 from pytest_triguard.engine.transforms.base import Transform
 from pytest_triguard.engine.transforms.kernel import Kernel
 from pytest_triguard.engine.transforms.resize_pad import ResizePad
+from pytest_triguard.facts import PASSES, Facts
 from pytest_triguard.validation import one_of
 
 
@@ -56,6 +57,9 @@ class AttEXplore(AlongTrajectory):
     """
 
     name: ClassVar[str] = "attexplore"
+    facts: ClassVar[Facts] = Facts(
+        cost=f"at most {PASSES}", sign="hardly ever negative; never in mode reference"
+    )
 
     output: str = "log_probability"
     eps: float = 16 / 255

@@ -18,6 +18,7 @@ from pytest_triguard.engine.path_integral import (
     step_times_momentum,
 )
 from pytest_triguard.errors import InputError, InputTypeError
+from pytest_triguard.facts import PASSES, Facts
 from pytest_triguard.validation import describe, one_of
 
 PRESETS = {
@@ -61,6 +62,11 @@ class AttEXplorePlusPlus(AlongTrajectory):
     """
 
     name: ClassVar[str] = "attexplore_plus_plus"
+    facts: ClassVar[Facts] = Facts(
+        cost=f"at most {PASSES} with gra",
+        sign="hardly ever negative; never in mode reference",
+        axioms=("with bim, pgd and mim sums, to first order, to the fall of the output",),
+    )
 
     output: str = "own"
     attack: str | Attack | None = None

@@ -15,6 +15,7 @@ from pytest_triguard.engine.objectives import Objective, explained
 from pytest_triguard.engine.samples import Batch, Feed
 from pytest_triguard.engine.second_order import GradientMean
 from pytest_triguard.errors import InputError, ModelError
+from pytest_triguard.facts import Facts
 from pytest_triguard.running import running
 from pytest_triguard.settings import current_settings
 from pytest_triguard.validation import whole
@@ -37,6 +38,7 @@ class Attribution(ABC):
     seed: int | None = None
 
     name: ClassVar[str]
+    facts: ClassVar[Facts]
     kind: ClassVar[str]
     """What its maps are: a `gradient`, an `integration`, a `cam` or a `difference`."""
     undefined_reason: ClassVar[str] = ""

@@ -22,6 +22,7 @@ from pytest_triguard.engine.outcome import Outcome
 from pytest_triguard.engine.samples import Batch
 from pytest_triguard.engine.second_order import GradientMean
 from pytest_triguard.errors import InputError, InputTypeError
+from pytest_triguard.facts import PASSES, Facts
 from pytest_triguard.validation import describe, number, one_of, whole
 
 _CW_EPS = 1.0
@@ -55,6 +56,11 @@ class BIG(AlongLines):
     """
 
     name: ClassVar[str] = "big"
+    facts: ClassVar[Facts] = Facts(
+        cost=f"at most {PASSES}, and 40 forward",
+        sign="signed",
+        axioms=("complete between boundary and sample",),
+    )
     undefined_reason: ClassVar[str] = "no boundary found"
     blocks_at_once: ClassVar[int] = 4
 

@@ -19,6 +19,7 @@ from pytest_triguard.engine.model import Model
 from pytest_triguard.engine.rescale import NODES, Rescale
 from pytest_triguard.engine.samples import Batch
 from pytest_triguard.errors import ModelError
+from pytest_triguard.facts import PASSES, Facts
 from pytest_triguard.validation import one_of
 
 REUSED = ("refuse", "each_call")
@@ -46,6 +47,9 @@ class DeepLIFT(Complete):
 
     name: ClassVar[str] = "deeplift"
     kind: ClassVar[str] = "integration"
+    facts: ClassVar[Facts] = Facts(
+        cost=f"{PASSES}, and 1 forward", sign="signed", axioms=("complete",), checked="Captum"
+    )
 
     reused: str = "refuse"
 

@@ -17,6 +17,7 @@ from pytest_triguard.engine.model import Model
 from pytest_triguard.engine.samples import Batch
 from pytest_triguard.engine.second_order import GradientMean
 from pytest_triguard.errors import InputError, InputTypeError
+from pytest_triguard.facts import Facts
 from pytest_triguard.validation import describe, one_of, whole
 
 _DRAWN = 100
@@ -40,6 +41,7 @@ class ExpectedGradients(AlongLines):
     """
 
     name: ClassVar[str] = "expected_gradients"
+    facts: ClassVar[Facts] = Facts(sign="signed", axioms=("complete on average", "linear"))
 
     references: str | Tensor = "uniform"
     copies: int | None = None

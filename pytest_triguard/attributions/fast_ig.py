@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from pytest_triguard.attributions.gradient_x_input import GradientXInput
+from pytest_triguard.facts import Facts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,3 +24,6 @@ class FastIG(GradientXInput):
 
     name: ClassVar[str] = "fast_ig"
     kind: ClassVar[str] = "integration"
+    facts: ClassVar[Facts] = Facts(
+        sign="signed", axioms=("complete without biases", "linear"), checked="Captum"
+    )

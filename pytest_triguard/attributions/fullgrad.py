@@ -23,6 +23,7 @@ from pytest_triguard.engine.geometry import per_row
 from pytest_triguard.engine.gradients import input_gradient
 from pytest_triguard.engine.model import Model
 from pytest_triguard.engine.samples import Batch, Feed
+from pytest_triguard.facts import Facts
 from pytest_triguard.running import running
 from pytest_triguard.validation import one_of
 
@@ -55,6 +56,9 @@ class FullGrad(Attribution):
 
     name: ClassVar[str] = "fullgrad"
     kind: ClassVar[str] = "gradient"
+    facts: ClassVar[Facts] = Facts(
+        sign="never negative; one value per pixel", axioms=("scale-free", "its parts are complete")
+    )
 
     mode: str = "canonical"
 

@@ -14,6 +14,7 @@ from pytest_triguard.engine.layers import Layer, check_layer, cut, find_layer, l
 from pytest_triguard.engine.model import Model
 from pytest_triguard.engine.samples import Batch
 from pytest_triguard.errors import InputError, ModelError
+from pytest_triguard.facts import PASSES, Facts
 from pytest_triguard.validation import describe, flag
 
 
@@ -36,6 +37,12 @@ class GradCAM(Attribution):
 
     name: ClassVar[str] = "grad_cam"
     kind: ClassVar[str] = "cam"
+    facts: ClassVar[Facts] = Facts(
+        cost=f"{PASSES} forward, and back to the layer",
+        sign="never negative with relu=True; one value per pixel",
+        axioms=("linear with relu=False",),
+        checked="Captum",
+    )
 
     layer: Layer | None = None
     relu: bool = True

@@ -12,6 +12,7 @@ from pytest_triguard.attributions.saliency import chunked_gradient
 from pytest_triguard.engine.model import Model
 from pytest_triguard.engine.samples import Batch
 from pytest_triguard.engine.second_order import GradientMean
+from pytest_triguard.facts import Facts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +28,7 @@ class GradientXInput(Attribution):
 
     name: ClassVar[str] = "gradient_x_input"
     kind: ClassVar[str] = "gradient"
+    facts: ClassVar[Facts] = Facts(sign="signed", axioms=("linear",), checked="Captum")
 
     @property
     def passes_per_sample(self) -> int:

@@ -12,6 +12,7 @@ from pytest_triguard.attributions.saliency import chunked_gradient
 from pytest_triguard.engine.backward_rules import GuidedReLU
 from pytest_triguard.engine.model import Model
 from pytest_triguard.engine.samples import Batch
+from pytest_triguard.facts import PASSES, Facts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +30,9 @@ class GuidedGradCAM(GradCAM):
     """
 
     name: ClassVar[str] = "guided_grad_cam"
+    facts: ClassVar[Facts] = Facts(
+        cost=f"{PASSES}, and a Grad-CAM", sign="signed", checked="Captum"
+    )
 
     @property
     def passes_per_sample(self) -> int:

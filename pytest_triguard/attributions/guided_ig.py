@@ -17,6 +17,7 @@ from pytest_triguard.engine.geometry import per_row
 from pytest_triguard.engine.gradients import input_gradient
 from pytest_triguard.engine.model import Model
 from pytest_triguard.engine.samples import Batch
+from pytest_triguard.facts import PASSES, Facts
 from pytest_triguard.validation import number, one_of, whole
 
 
@@ -43,6 +44,11 @@ class GuidedIG(Complete):
 
     name: ClassVar[str] = "guided_ig"
     kind: ClassVar[str] = "integration"
+    facts: ClassVar[Facts] = Facts(
+        cost=f"{PASSES}, one after the other",
+        sign="signed",
+        axioms=("complete as steps become many",),
+    )
 
     steps: int = 200
     fraction: float = 0.25

@@ -13,6 +13,7 @@ from pytest_triguard.attributions.smoothgrad import noise_scale, noisy
 from pytest_triguard.engine.estimators import Copies
 from pytest_triguard.engine.model import Model
 from pytest_triguard.engine.samples import Batch
+from pytest_triguard.facts import Facts
 from pytest_triguard.validation import number
 
 
@@ -32,6 +33,7 @@ class IGSG(DrawnReferences):
     """
 
     name: ClassVar[str] = "ig_sg"
+    facts: ClassVar[Facts] = Facts(sign="signed", axioms=("complete on average", "linear"))
 
     noise_level: float = 0.15
 
@@ -60,4 +62,5 @@ class IGSQ(IGSG):
     """
 
     name: ClassVar[str] = "ig_sq"
+    facts: ClassVar[Facts] = Facts(sign="signed")
     power: ClassVar[int] = 2

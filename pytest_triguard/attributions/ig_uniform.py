@@ -10,6 +10,7 @@ from torch import Tensor
 from pytest_triguard.attributions.drawn_references import DrawnReferences
 from pytest_triguard.engine import draws
 from pytest_triguard.engine.estimators import Copies
+from pytest_triguard.facts import Facts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,6 +24,7 @@ class IGUniform(DrawnReferences):
     """
 
     name: ClassVar[str] = "ig_uniform"
+    facts: ClassVar[Facts] = Facts(sign="signed", axioms=("complete on average", "linear"))
 
     def drawn(self, copies: Copies, low: Tensor, high: Tensor) -> Tensor:
         """Return uniform references, `(m, C, H, W)`."""

@@ -12,6 +12,7 @@ from pytest_triguard.attributions.baselined import Complete
 from pytest_triguard.attributions.lines import AlongLines, Lines
 from pytest_triguard.engine.model import Model
 from pytest_triguard.engine.samples import Batch
+from pytest_triguard.facts import Facts
 from pytest_triguard.validation import one_of, whole
 
 RULES = ("midpoint", "gauss_legendre")
@@ -36,6 +37,7 @@ class IntegratedGradients(AlongLines, Complete):
     """
 
     name: ClassVar[str] = "integrated_gradients"
+    facts: ClassVar[Facts] = Facts(sign="signed", axioms=("complete", "linear"), checked="Captum")
 
     points: int = 50
     rule: str = "midpoint"

@@ -18,6 +18,7 @@ from pytest_triguard.engine.estimators import Copies
 from pytest_triguard.engine.model import Model
 from pytest_triguard.engine.samples import Batch, Feed
 from pytest_triguard.errors import InputError, InputTypeError
+from pytest_triguard.facts import Facts
 from pytest_triguard.running import running
 from pytest_triguard.validation import describe, whole
 
@@ -46,6 +47,11 @@ class LPI(AlongLines):
     """
 
     name: ClassVar[str] = "lpi"
+    facts: ClassVar[Facts] = Facts(
+        cost="1 per reference, and 1 forward",
+        sign="signed",
+        axioms=("complete on average", "linear"),
+    )
 
     references: Tensor | None = None
     weights: Tensor | None = None

@@ -18,6 +18,7 @@ from pytest_triguard.engine.objectives import Objective
 from pytest_triguard.engine.path_integral import step_times_gradient, summed
 from pytest_triguard.engine.rows import Rows
 from pytest_triguard.engine.samples import Batch
+from pytest_triguard.facts import PASSES, Facts
 from pytest_triguard.validation import number, one_of, whole
 
 _EPS, _STEP_SIZE = 0.3, {"linf": 0.001, "l2": 0.1}
@@ -48,6 +49,11 @@ class MFABA(Attribution):
 
     name: ClassVar[str] = "mfaba"
     kind: ClassVar[str] = "integration"
+    facts: ClassVar[Facts] = Facts(
+        cost=f"at most {PASSES}, one after the other",
+        sign="never negative",
+        axioms=("sums, to first order, to the fall of the output",),
+    )
     blocks_at_once: ClassVar[int] = 4
 
     output: str = "probability"

@@ -14,6 +14,7 @@ from pytest_triguard.engine.geometry import per_row
 from pytest_triguard.engine.model import Model
 from pytest_triguard.engine.samples import Batch
 from pytest_triguard.errors import InputError
+from pytest_triguard.facts import PASSES, Facts
 from pytest_triguard.validation import whole
 
 Place = tuple[slice, slice]
@@ -38,6 +39,12 @@ class Occlusion(WithBaseline):
 
     name: ClassVar[str] = "occlusion"
     kind: ClassVar[str] = "difference"
+    facts: ClassVar[Facts] = Facts(
+        cost=f"about {PASSES} forward",
+        sign="signed; one value per pixel",
+        axioms=("linear",),
+        checked="Captum",
+    )
 
     window: int | None = None
     stride: int | None = None

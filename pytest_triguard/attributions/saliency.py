@@ -14,6 +14,7 @@ from pytest_triguard.engine.gradients import input_gradient
 from pytest_triguard.engine.model import Model
 from pytest_triguard.engine.samples import Batch
 from pytest_triguard.engine.second_order import GradientMean
+from pytest_triguard.facts import Facts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +28,7 @@ class Saliency(Attribution):
 
     name: ClassVar[str] = "saliency"
     kind: ClassVar[str] = "gradient"
+    facts: ClassVar[Facts] = Facts(sign="signed", axioms=("linear",), checked="Captum")
 
     @property
     def passes_per_sample(self) -> int:

@@ -20,6 +20,7 @@ from pytest_triguard.engine.geometry import per_row
 from pytest_triguard.engine.model import Model
 from pytest_triguard.engine.samples import Batch
 from pytest_triguard.engine.second_order import GradientMean
+from pytest_triguard.facts import Facts
 from pytest_triguard.validation import number, whole
 
 
@@ -39,6 +40,7 @@ class SmoothGrad(Attribution):
 
     name: ClassVar[str] = "smoothgrad"
     kind: ClassVar[str] = "gradient"
+    facts: ClassVar[Facts] = Facts(sign="signed", axioms=("linear",), checked="Captum")
     reduction: ClassVar[Mean] = MEAN
 
     copies: int = 50
@@ -108,4 +110,5 @@ class SmoothGradSquared(SmoothGrad):
     """
 
     name: ClassVar[str] = "smoothgrad_squared"
+    facts: ClassVar[Facts] = Facts(sign="never negative", checked="Captum")
     reduction: ClassVar[Mean] = MEAN_SQUARE

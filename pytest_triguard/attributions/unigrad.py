@@ -17,6 +17,7 @@ from pytest_triguard.engine.model import Model
 from pytest_triguard.engine.samples import Batch
 from pytest_triguard.engine.second_order import GradientMean
 from pytest_triguard.errors import InputError
+from pytest_triguard.facts import Facts
 from pytest_triguard.validation import number, one_of, whole
 
 
@@ -37,6 +38,7 @@ class UniGrad(Attribution):
 
     name: ClassVar[str] = "unigrad"
     kind: ClassVar[str] = "gradient"
+    facts: ClassVar[Facts] = Facts(sign="signed", axioms=("linear",), checked="Captum")
 
     copies: int = 50
     radius: float = 4 / 255

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from pytest_triguard.backdoors.base import per_channel
 from pytest_triguard.backdoors.patch import PatchTrigger
+from pytest_triguard.facts import Facts
 
 _SIDE = 3
 
@@ -27,6 +28,7 @@ class BadNets(PatchTrigger):
     """
 
     name: ClassVar[str] = "badnets"
+    facts: ClassVar[Facts] = Facts(cost="none")
 
     @property
     def opacity(self) -> float:

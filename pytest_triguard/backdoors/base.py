@@ -12,6 +12,7 @@ from torch import Tensor
 
 from pytest_triguard.engine.equality import fingerprint
 from pytest_triguard.errors import InputError, InputTypeError
+from pytest_triguard.facts import Facts
 from pytest_triguard.validation import describe, number, whole
 
 PerChannel = float | Sequence[float]
@@ -34,6 +35,7 @@ class Trigger(ABC):
     bounds: tuple[PerChannel, PerChannel] = (0.0, 1.0)
 
     name: ClassVar[str]
+    facts: ClassVar[Facts]
 
     def __post_init__(self) -> None:
         whole("target", self.target)

@@ -11,6 +11,7 @@ from torch import Tensor
 from pytest_triguard.backdoors.base import per_channel
 from pytest_triguard.backdoors.patch import PatchTrigger
 from pytest_triguard.errors import InputError
+from pytest_triguard.facts import Facts
 from pytest_triguard.validation import number
 
 _PRESENT = 1e-6
@@ -41,6 +42,7 @@ class Blend(PatchTrigger):
     """
 
     name: ClassVar[str] = "blend"
+    facts: ClassVar[Facts] = Facts(cost="none")
 
     alpha: float = 0.2
 

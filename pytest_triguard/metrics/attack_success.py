@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from pytest_triguard.errors import InputError, InputTypeError
+from pytest_triguard.facts import Facts
 from pytest_triguard.metrics.base import Metric, check_beside
 from pytest_triguard.validation import describe, whole
 
@@ -25,6 +26,7 @@ class AttackSuccess(Metric):
     """
 
     name: ClassVar[str] = "attack_success"
+    facts: ClassVar[Facts] = Facts(cost="none", sign="lower is better for the classifier")
 
     @property
     def title(self) -> str:

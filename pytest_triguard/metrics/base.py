@@ -17,6 +17,7 @@ from torch import Tensor
 
 from pytest_triguard.engine.equality import fingerprint
 from pytest_triguard.errors import InputError, InputTypeError
+from pytest_triguard.facts import Facts
 from pytest_triguard.validation import describe
 
 
@@ -25,6 +26,7 @@ class Metric(ABC):
     """One number per sample, or NaN where it is undefined."""
 
     name: ClassVar[str]
+    facts: ClassVar[Facts]
 
     @property
     @abstractmethod

@@ -14,6 +14,7 @@ from pytest_triguard.attributions.base import known_logits, known_targets, with_
 from pytest_triguard.engine.baselines import Baseline, baseline_inputs, check_baseline
 from pytest_triguard.engine.model import Model
 from pytest_triguard.engine.samples import Batch
+from pytest_triguard.facts import PASSES, Facts
 from pytest_triguard.metrics.base import at_least_single
 from pytest_triguard.metrics.model_metric import OutputMetric
 
@@ -33,6 +34,7 @@ class CompletenessError(OutputMetric):
     """
 
     name: ClassVar[str] = "completeness_error"
+    facts: ClassVar[Facts] = Facts(cost=f"{PASSES} forward", sign="lower is better")
 
     baseline: Baseline = "zero"
 

@@ -9,6 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from pytest_triguard.facts import Facts
 from pytest_triguard.metrics.pair import ReducedPair
 
 
@@ -25,6 +26,7 @@ class Cosine(ReducedPair):
     """
 
     name: ClassVar[str] = "cosine"
+    facts: ClassVar[Facts] = Facts(cost="none", sign="lower is more alike", checked="scipy")
     similarity: ClassVar[bool] = False
 
     @property

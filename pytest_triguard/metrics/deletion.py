@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from pytest_triguard.facts import PASSES, Facts
 from pytest_triguard.metrics.removal import Direction
 from pytest_triguard.metrics.removal_curve import RemovalCurve
 
@@ -23,4 +24,5 @@ class Deletion(RemovalCurve):
     """
 
     name: ClassVar[str] = "deletion"
+    facts: ClassVar[Facts] = Facts(cost=f"at most {PASSES} forward", sign="lower is better")
     direction: ClassVar[Direction] = "deletion"

@@ -10,6 +10,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
+from pytest_triguard.facts import Facts
 from pytest_triguard.metrics.base import at_least_single, scaled
 from pytest_triguard.metrics.pair import PairMetric
 from pytest_triguard.validation import one_of
@@ -41,6 +42,7 @@ class Drift(PairMetric):
     """
 
     name: ClassVar[str] = "drift"
+    facts: ClassVar[Facts] = Facts(cost="none", sign="lower is more alike")
     similarity: ClassVar[bool] = False
 
     form: DriftForm = "allocation"

@@ -10,6 +10,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
+from pytest_triguard.facts import Facts
 from pytest_triguard.metrics.base import Metric, at_least_single, check_maps, scaled
 from pytest_triguard.validation import one_of
 
@@ -41,6 +42,7 @@ class Entropy(Metric):
     """
 
     name: ClassVar[str] = "entropy"
+    facts: ClassVar[Facts] = Facts(cost="none", sign="lower is more concentrated", checked="scipy")
 
     form: EntropyForm = "normalized"
 

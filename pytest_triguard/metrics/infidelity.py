@@ -14,6 +14,7 @@ from pytest_triguard.attributions.base import known_logits, known_targets, with_
 from pytest_triguard.engine import draws
 from pytest_triguard.engine.model import Model
 from pytest_triguard.engine.samples import Batch
+from pytest_triguard.facts import PASSES, Facts
 from pytest_triguard.metrics.base import at_least_single
 from pytest_triguard.metrics.model_metric import OutputMetric, over_copies
 from pytest_triguard.validation import flag, number, whole
@@ -39,6 +40,7 @@ class Infidelity(OutputMetric):
     """
 
     name: ClassVar[str] = "infidelity"
+    facts: ClassVar[Facts] = Facts(cost=f"{PASSES} forward", sign="lower is better")
 
     noise_level: float = 0.2
     copies: int = 50

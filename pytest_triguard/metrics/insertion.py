@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from pytest_triguard.facts import PASSES, Facts
 from pytest_triguard.metrics.removal import Direction
 from pytest_triguard.metrics.removal_curve import RemovalCurve
 
@@ -21,4 +22,5 @@ class Insertion(RemovalCurve):
     """
 
     name: ClassVar[str] = "insertion"
+    facts: ClassVar[Facts] = Facts(cost=f"at most {PASSES} forward", sign="higher is better")
     direction: ClassVar[Direction] = "insertion"

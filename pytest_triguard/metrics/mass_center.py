@@ -10,6 +10,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from pytest_triguard.facts import Facts
 from pytest_triguard.metrics.pair import Channels, PairMetric, reduced
 from pytest_triguard.validation import one_of
 
@@ -32,6 +33,7 @@ class MassCenter(PairMetric):
     """
 
     name: ClassVar[str] = "mass_center"
+    facts: ClassVar[Facts] = Facts(cost="none", sign="lower is more alike", checked="scipy")
     similarity: ClassVar[bool] = False
 
     channels: Channels = "sum"

@@ -16,6 +16,7 @@ from pytest_triguard.engine import draws
 from pytest_triguard.engine.model import Model
 from pytest_triguard.engine.samples import Batch
 from pytest_triguard.errors import InputTypeError
+from pytest_triguard.facts import PASSES, Facts
 from pytest_triguard.metrics.base import at_least_single
 from pytest_triguard.metrics.model_metric import ModelMetric
 from pytest_triguard.validation import describe, number, whole
@@ -40,6 +41,7 @@ class MaxSensitivity(ModelMetric):
     """
 
     name: ClassVar[str] = "max_sensitivity"
+    facts: ClassVar[Facts] = Facts(cost=f"{PASSES} with saliency", sign="lower is better")
 
     attribution: str | Attribution = "saliency"
     radius: float = 0.02

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from pytest_triguard.facts import Facts
 from pytest_triguard.metrics.base import Metric, at_least_single, check_beside, check_maps
 from pytest_triguard.metrics.trigger_recall import check_mask
 from pytest_triguard.validation import whole
@@ -32,6 +33,7 @@ class PointingGame(Metric):
     """
 
     name: ClassVar[str] = "pointing_game"
+    facts: ClassVar[Facts] = Facts(cost="none", sign="higher is better")
 
     tolerance: int = 0
 

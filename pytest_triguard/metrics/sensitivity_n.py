@@ -14,6 +14,7 @@ from pytest_triguard.engine import draws
 from pytest_triguard.engine.baselines import Baseline, baseline_inputs, check_baseline
 from pytest_triguard.engine.model import Model
 from pytest_triguard.engine.samples import Batch
+from pytest_triguard.facts import PASSES, Facts
 from pytest_triguard.metrics.base import scaled
 from pytest_triguard.metrics.model_metric import OutputMetric, over_copies
 from pytest_triguard.metrics.removal import ranks
@@ -40,6 +41,7 @@ class SensitivityN(OutputMetric):
     """
 
     name: ClassVar[str] = "sensitivity_n"
+    facts: ClassVar[Facts] = Facts(cost=f"{PASSES} forward", sign="higher is better")
 
     n: float = 0.1
     subsets: int = 100

@@ -9,6 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from pytest_triguard.facts import Facts
 from pytest_triguard.metrics.pair import ReducedPair
 
 
@@ -27,6 +28,7 @@ class Spearman(ReducedPair):
     """
 
     name: ClassVar[str] = "spearman"
+    facts: ClassVar[Facts] = Facts(cost="none", sign="higher is more alike", checked="scipy")
     similarity: ClassVar[bool] = True
 
     @property

@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from pytest_triguard.errors import InputError
+from pytest_triguard.facts import Facts
 from pytest_triguard.metrics.pair import ReducedPair
 from pytest_triguard.validation import number, whole
 
@@ -34,6 +35,7 @@ class TopKIntersection(ReducedPair):
     """
 
     name: ClassVar[str] = "topk_intersection"
+    facts: ClassVar[Facts] = Facts(cost="none", sign="higher is more alike")
     similarity: ClassVar[bool] = True
 
     k: float = 0.1

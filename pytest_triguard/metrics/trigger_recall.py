@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from pytest_triguard.errors import InputError, InputTypeError
+from pytest_triguard.facts import Facts
 from pytest_triguard.metrics.base import Metric, at_least_single, check_beside, check_maps
 from pytest_triguard.validation import describe
 
@@ -28,6 +29,7 @@ class TriggerRecall(Metric):
     """
 
     name: ClassVar[str] = "trigger_recall"
+    facts: ClassVar[Facts] = Facts(cost="none", sign="higher is better")
 
     @property
     def title(self) -> str:

@@ -66,25 +66,45 @@ class _Peer:
 
 
 class PeerIBP(_Peer):
-    """Intervals by auto_LiRPA."""
+    """Intervals by auto_LiRPA.
+
+    References:
+        Xu et al. 2020, "Automatic Perturbation Analysis for Scalable Certified Robustness and
+        Beyond", arXiv:2002.12920.
+    """
 
     name: ClassVar[str] = "auto_lirpa:ibp"
 
 
 class PeerCrownIBP(_Peer):
-    """CROWN-IBP by auto_LiRPA."""
+    """CROWN-IBP by auto_LiRPA.
+
+    References:
+        Xu et al. 2020, "Automatic Perturbation Analysis for Scalable Certified Robustness and
+        Beyond", arXiv:2002.12920.
+    """
 
     name: ClassVar[str] = "auto_lirpa:crown_ibp"
 
 
 class PeerCrown(_Peer):
-    """CROWN by auto_LiRPA."""
+    """CROWN by auto_LiRPA.
+
+    References:
+        Xu et al. 2020, "Automatic Perturbation Analysis for Scalable Certified Robustness and
+        Beyond", arXiv:2002.12920.
+    """
 
     name: ClassVar[str] = "auto_lirpa:crown"
 
 
 class PeerAlphaCrown(_Peer):
-    """Alpha-CROWN by auto_LiRPA."""
+    """Alpha-CROWN by auto_LiRPA.
+
+    References:
+        Xu et al. 2020, "Automatic Perturbation Analysis for Scalable Certified Robustness and
+        Beyond", arXiv:2002.12920.
+    """
 
     name: ClassVar[str] = "auto_lirpa:alpha_crown"
 

@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Protocol
 
 from torch import Tensor
 
+from pytest_triguard.facts import Facts
 from pytest_triguard.registry import Family
 from pytest_triguard.validation import one_of
 from pytest_triguard.verification.budget import Budget, Clock
@@ -110,6 +111,29 @@ STAGES: dict[str, tuple[str, ...]] = {
     "ibp": ("ibp",),
 }
 """The stages of each method, after the prediction of the samples themselves."""
+
+FACTS: dict[str, Facts] = {
+    "ibp": Facts(cost="about 2 forward", axioms=("sound",), checked="scipy, auto_LiRPA"),
+    "crown_ibp": Facts(cost="2 forward, and a backward a row", axioms=("sound",), checked="scipy"),
+    "crown": Facts(cost="a backward a layer and row", axioms=("sound",), checked="scipy"),
+    "alpha_crown": Facts(cost="that of crown, for each step", axioms=("sound",), checked="scipy"),
+    "branch_and_bound": Facts(
+        cost="as many as it takes, within the budget",
+        axioms=("sound", "complete for affine, ReLU and max-pooling operators"),
+        checked="scipy",
+    ),
+    "auto": Facts(
+        cost="as many as it takes, within the budget",
+        axioms=("sound", "complete as branch_and_bound"),
+        checked="scipy",
+        summary="All stages from the cheapest to the dearest, each on the samples still open.",
+    ),
+    **{
+        f"auto_lirpa:{name}": Facts(cost="that of the library", axioms=("sound",))
+        for name in _PEERS
+    },
+}
+"""Facts about each method; the axioms hold up to the arithmetic that is asked for."""
 
 
 def names() -> tuple[str, ...]:
