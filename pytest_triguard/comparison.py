@@ -136,6 +136,15 @@ def rounded_values(values: Values) -> list[float | None]:
     return [rounded(each) for each in values.tolist()]
 
 
+def sample_values(kept: dict[str, Any]) -> Values:
+    """Return the `(N,)` values that a record keeps per sample, NaN where one does not count.
+
+    Args:
+        kept: `Record.per_sample`: `outcomes` of a rate, or `values` of a statistic.
+    """
+    return _numbers(kept["outcomes"] if "outcomes" in kept else kept["values"])
+
+
 def obstacle(entry: Entry, *, facts: dict[str, Any], ids: Sequence[Hashable]) -> str:
     """Return what forbids a comparison, as a sentence, or nothing.
 

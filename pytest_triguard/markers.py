@@ -5,7 +5,7 @@ The closest marker wins, key by key: function over class over module.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -18,10 +18,11 @@ if TYPE_CHECKING:
 
 NAME = "triguard"
 DESCRIPTION = (
-    f"{NAME}(*, confidence=None, samples=None, budget=None, inconclusive=None): settings of the "
-    "safety checks in this test: two-sided confidence (False for the given samples only), number "
-    "of samples, seconds per sample for a verifier, and whether an inconclusive check is to 'fail' "
-    "or to 'pass'; a marked test that passes without a check fails."
+    f"{NAME}(*, confidence=None, samples=None, budget=None, inconclusive=None, compare=None): "
+    "settings of the safety checks in this test: two-sided confidence (False for the given samples "
+    "only), number of samples, seconds per sample for a verifier, whether an inconclusive check is "
+    "to 'fail' or to 'pass', and the parameter of the test, or several, over whose values the "
+    "checks are compared in a table; a marked test that passes without a check fails."
 )
 
 
@@ -50,11 +51,21 @@ def _inconclusive(value: object) -> object:
     return value
 
 
+def _compare(value: object) -> tuple[str, ...]:
+    names = (value,) if isinstance(value, str) else value
+    if not isinstance(names, tuple | list) or not names:
+        raise ValueError(f"{value!r} is no name of a parameter of the test, nor a tuple of them")
+    if not all(isinstance(name, str) for name in names) or len(set(names)) < len(names):
+        raise ValueError(f"{value!r} must hold names of parameters of the test, each once")
+    return tuple(names)
+
+
 _READERS: dict[str, Callable[[object], Any]] = {
     "confidence": _confidence,
     "samples": _samples,
     "budget": _budget,
     "inconclusive": _inconclusive,
+    "compare": _compare,
 }
 
 
@@ -83,6 +94,60 @@ def marked_settings(settings: Settings, item: pytest.Item) -> Settings:
     return replace(settings, **merged)
 
 
+def rivals(settings: Settings, item: pytest.Item) -> dict[str, Any] | None:
+    """Return what tells a test from those that its checks are compared with, and what does not.
+
+    Args:
+        settings: The settings of the test, its markers laid over them.
+        item: The test.
+
+    Returns:
+        `test`, the node id without parameters; `by`, the parameters that differ; `label`, their
+        ids; and `fixed`, the ids of all others. None where nothing is to be compared.
+
+    Raises:
+        ConfigError: If a parameter to compare by is none of the test's.
+    """
+    if not settings.compare:
+        return None
+    call = getattr(item, "callspec", None)
+    params = () if call is None else call.params
+    for name in settings.compare:
+        if name not in params:
+            raise ConfigError(
+                f"the marker triguard: compare: the test has no parameter {name!r}"
+                f"{nearest(name, params)} (it has: {', '.join(params) or 'none'})"
+            )
+    ids = _ids(item)
+    compared = [next(names for names in ids if name in names) for name in settings.compare]
+    parent, name = item.parent, getattr(item, "originalname", item.name)
+    return {
+        "test": name if parent is None else f"{parent.nodeid}::{name}",
+        "by": list(settings.compare),
+        "label": "-".join(ids[names] for names in dict.fromkeys(compared)),
+        "fixed": "-".join(each for names, each in ids.items() if names not in compared),
+    }
+
+
+def _ids(item: pytest.Item) -> dict[frozenset[str], str]:
+    """Return the parts of the id of a parametrised test, by the parameters that each is of.
+
+    pytest keeps one part per `parametrize`, which may have several parameters, and does not keep
+    whose it is. Where that cannot be told, the whole id is that of all parameters.
+    """
+    call = item.callspec  # type: ignore[attr-defined]
+    together: dict[str, frozenset[str]] = {}
+    for mark in item.iter_markers("parametrize"):
+        names = mark.args[0] if mark.args else mark.kwargs["argnames"]
+        listed = [each.strip() for each in names.split(",")] if isinstance(names, str) else names
+        together |= dict.fromkeys(listed, frozenset(listed))
+    groups = list(dict.fromkeys(together.get(name, frozenset({name})) for name in call.params))
+    parts = getattr(call, "_idlist", ())
+    if len(parts) != len(groups):
+        return {frozenset(call.params): call.id}
+    return dict(zip(groups, parts, strict=True))
+
+
 def check_markers(items: Iterable[pytest.Item]) -> None:
     """Check the markers of all collected tests.
 
@@ -91,13 +156,23 @@ def check_markers(items: Iterable[pytest.Item]) -> None:
     """
     problems: dict[str, None] = {}
     for item in filter(is_marked, items):
-        for mark in item.iter_markers(NAME):
-            try:
-                _read_mark(mark)
-            except ConfigError as error:
-                problems.setdefault(f"{item.nodeid}: {error}")
+        for problem in _problems(item):
+            problems.setdefault(f"{item.nodeid}: {problem}")
     if problems:
         raise ConfigError("\n".join(problems))
+
+
+def _problems(item: pytest.Item) -> Iterator[str]:
+    """Yield what is wrong with the markers of a test; one thing may come twice."""
+    for mark in item.iter_markers(NAME):
+        try:
+            _read_mark(mark)
+        except ConfigError as error:
+            yield str(error)
+    try:
+        rivals(marked_settings(Settings(), item), item)
+    except ConfigError as error:
+        yield str(error)
 
 
 def _read_mark(mark: pytest.Mark) -> dict[str, Any]:

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pytest_triguard.files import Identity
+    from pytest_triguard.ranking import Ranking
     from pytest_triguard.record import Record
     from pytest_triguard.reporting.run import Run
     from pytest_triguard.settings import Settings
@@ -222,6 +223,7 @@ class Controller:
         self.started = datetime.now(UTC)
         self.clock = time.perf_counter()
         self.store = transport.Store()
+        self.rankings: list[Ranking] = []
         self.written: Path | None = None
         self.before: Identity | None = None
         self.unwritten: list[str] = []
@@ -274,11 +276,15 @@ class Controller:
         from pytest_triguard.reporting import json, junit
 
         run = self._run()
+        if any(record.compared is not None for record in records):
+            from pytest_triguard.ranking import rankings
+
+            self.rankings = rankings(records)
         if records:
-            junit.add_suite_properties(self.config, run, records)
+            junit.add_suite_properties(self.config, run, records, self.rankings)
         if settings.json is not None:
             try:
-                self.written = json.write(settings.json, run, records, self.before)
+                self.written = json.write(settings.json, run, records, self.rankings, self.before)
             except OSError as error:
                 self._lose(session, f"the JSON report is lost: {error}")
             else:
@@ -297,6 +303,10 @@ class Controller:
             from pytest_triguard.reporting import terminal
 
             terminal.write(terminalreporter, records, verbosity)
+            if self.rankings:
+                from pytest_triguard.reporting import ranked
+
+                ranked.write(terminalreporter, self.rankings, verbosity)
             if verbosity > 0:
                 self._tell_what_was_not_made(terminalreporter, records)
         if self.written is not None and verbosity >= 0:
@@ -332,7 +342,12 @@ class Controller:
 
         if settings.baseline is None:
             return
-        kept = [record for record in records if record.per_sample is not None]
+        kept = [
+            record
+            for record in records
+            if record.per_sample is not None and record.gate == Verdict.PASSED
+            if not record.doubted
+        ]
         try:
             paths = baseline.write(settings.baseline, kept, installed_versions())
         except (OSError, ConfigError) as error:

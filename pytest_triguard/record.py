@@ -66,7 +66,10 @@ class Record:
             prediction, or the value of the metric. Classes have a name too where there is one.
         artifacts: Paths of saved files.
         baseline: Comparison with the baseline, or None.
-        per_sample: Ids and outcomes or values, while a baseline is written, else None.
+        compared: Which checks it is compared with: the test, the parameters that differ, their ids
+            and those of all others; None where it is compared with none.
+        per_sample: Ids and outcomes or values, where a baseline is written or checks are compared,
+            else None.
         device: Device the check ran on.
         seed: Seed of its random draws.
         chunk: Rows per pass that were used, or None where nothing was chunked.
@@ -105,6 +108,7 @@ class Record:
     worst: list[dict[str, Any]] = field(default_factory=list)
     artifacts: list[str] = field(default_factory=list)
     baseline: dict[str, Any] | None = None
+    compared: dict[str, Any] | None = None
     per_sample: dict[str, Any] | None = None
     device: str = "cpu"
     seed: int = 0

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_triguard.markers import marked_settings
+from pytest_triguard.markers import marked_settings, rivals
 from pytest_triguard.options import Given, given_options, settings_from
 from pytest_triguard.reporting import transport
 from pytest_triguard.settings import Session, Settings
@@ -162,6 +162,7 @@ def start_test(item: pytest.Item) -> TestRun:
         transport.set_properties(item, ())
     settings = marked_settings(runtime.place(), item)
     run = TestRun(session=ItemSession(settings, item, runtime.reproducer, runtime.baselines))
+    run.session.rivals = rivals(settings, item)
     if before is not None:  # wider fixtures do not check again, but their checks keep their names
         run.session.sites.update(before.session.ordinals())
     item.stash[TEST_RUN] = run

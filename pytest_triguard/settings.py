@@ -15,7 +15,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from itertools import chain, count
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pytest_triguard.errors import InputError, TriGuardError
 
@@ -44,6 +44,7 @@ class Settings:
         json: Path of the JSON report, or None to write none.
         baseline: Folder of the baselines to compare with, or None to compare with none.
         update: Whether baselines are written instead.
+        compare: Parameters of the test over whose values its checks are compared.
     """
 
     device: str | None = None
@@ -57,6 +58,7 @@ class Settings:
     json: Path | None = None
     baseline: Path | None = None
     update: bool = False
+    compare: tuple[str, ...] = ()
 
 
 @dataclass(kw_only=True, eq=False)
@@ -69,6 +71,7 @@ class Session:
         command: Start of the command that reruns this test, quoted for the shell.
         records: Records of this test by check name, in order of first evaluation.
         baselines: What earlier runs found, or None where nothing is compared.
+        rivals: Which tests its checks are compared with, see `Record.compared`, or None.
         sites: Check name by assertion and call site, so that repeated evaluation keeps one key.
         thread: The thread that runs the test.
         unheard: Names of the checks that failed in other threads, where no test fails by it.
@@ -80,6 +83,7 @@ class Session:
     command: str = ""
     records: dict[str, Record] = field(default_factory=dict)
     baselines: Baselines | None = None
+    rivals: dict[str, Any] | None = None
     sites: dict[tuple[str, Site, str | None], str] = field(default_factory=dict)
     thread: int = field(default_factory=threading.get_ident)
     unheard: list[str] = field(default_factory=list)

@@ -29,6 +29,7 @@ LAYERS = (
     "statistics",
     "gate",
     "comparison",
+    "ranking",
     "measurement",
     "reporting",
     "engine",

@@ -179,9 +179,12 @@ class Schema(Generated):
     def lines(self) -> Iterator[str]:
         """Yield one row per key of the run and of a check."""
         whole = report_schema.schema()
+        compared = whole["properties"]["comparisons"]["items"]
         for title, part in (
             ("run", whole["properties"]["run"]),
             ("checks", whole["properties"]["checks"]["items"]),
+            ("comparisons", compared),
+            ("rows", compared["properties"]["rows"]["items"]),
         ):
             yield from ("", f"## `{title}`", "", "| key | type | meaning |", "|---|---|---|")
             for name, kind in part["properties"].items():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import types
 import typing
+from dataclasses import fields
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from docstrings import entries
 
+from pytest_triguard.ranking import Rank, Ranking
 from pytest_triguard.record import SCHEMA_VERSION, Record, Verdict
 from pytest_triguard.reporting.json import report
 from pytest_triguard.reporting.run import Run
@@ -51,7 +53,7 @@ def schema() -> dict[str, Any]:
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "pytest-triguard report",
         "type": "object",
-        "required": ["schema_version", "run", "checks"],
+        "required": ["schema_version", "run", "checks", "comparisons"],
         "properties": {
             "schema_version": {"const": SCHEMA_VERSION},
             "run": _object({name: _RUN[name] for name in sample["run"]}),
@@ -64,8 +66,25 @@ def schema() -> dict[str, Any]:
                     }
                 ),
             },
+            "comparisons": {"type": "array", "items": _described(Ranking, rows=_rows())},
         },
     }
+
+
+def _rows() -> dict[str, Any]:
+    return {"type": "array", "items": _described(Rank)}
+
+
+def _described(kind: type, **given: dict[str, Any]) -> dict[str, Any]:
+    """Return the schema of a dataclass: its fields, but for those whose schemas are given."""
+    hints, texts = get_type_hints(kind), entries(kind)
+    return _object(
+        {
+            each.name: (given.get(each.name) or _kind(hints[each.name]))
+            | {"description": texts[each.name]}
+            for each in fields(kind)
+        }
+    )
 
 
 def _sample() -> dict[str, Any]:

@@ -248,6 +248,8 @@ class Check:
         record = _doubted(self._record(finding, decision, relation, threshold), strict=strict)
         if session is not None:
             record = self._against_baseline(record, finding, session)
+            if session.rivals is not None and not is_drawn():
+                record = replace(record, compared=session.rivals, per_sample=per_sample(finding))
             try:
                 # A file belongs to the evaluation that is kept, not to every one of a loop.
                 if session.keeps(record):

@@ -38,7 +38,7 @@ def sentence(record: Record) -> str:
         return ""
     parts = [_change_sentence(baseline)]
     if baseline.get("interval") is not None:
-        low, high = (_change(end) for end in baseline["interval"])
+        low, high = (numbers.change(end) for end in baseline["interval"])
         level = 100 * baseline["confidence"]
         parts.append(f"{level:g} % interval of the change [{low}, {high}]")
     if baseline.get("worse_ids"):
@@ -61,15 +61,6 @@ def _change_sentence(baseline: dict[str, Any]) -> str:
     left_out = f"; {baseline['left_out']} that counted then do not now" * bool(baseline["left_out"])
     return (
         f"{baseline['reason']}: {numbers.number(before)} then, {numbers.number(before + delta)} "
-        f"now ({_change(delta)}, {baseline['allowed']:.3g} allowed); of {baseline['pairs']} paired "
-        f"samples {baseline['worse']} worse, {baseline['better']} better{left_out}"
+        f"now ({numbers.change(delta)}, {baseline['allowed']:.3g} allowed); of {baseline['pairs']} "
+        f"paired samples {baseline['worse']} worse, {baseline['better']} better{left_out}"
     )
-
-
-def _change(value: float) -> str:
-    """Return a signed change; never a zero that is none."""
-    for decimals in (3, 4, 5, 6):
-        text = f"{value:+.{decimals}f}"
-        if float(text) or not value:
-            return text
-    return f"{value:+.0e}"

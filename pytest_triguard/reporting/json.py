@@ -1,23 +1,27 @@
-"""The JSON report: `schema_version`, `run`, and one entry of `checks` per record."""
+"""The JSON report: `schema_version`, `run`, an entry of `checks` per record, and `comparisons`."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pytest_triguard import files
 from pytest_triguard.record import SCHEMA_VERSION, Record
 from pytest_triguard.reporting.run import Run
 
+if TYPE_CHECKING:
+    from pytest_triguard.ranking import Ranking
 
-def report(run: Run, records: Sequence[Record]) -> dict[str, Any]:
+
+def report(run: Run, records: Sequence[Record], rankings: Sequence[Ranking] = ()) -> dict[str, Any]:
     """Return the report of a run as plain values."""
     return {
         "schema_version": SCHEMA_VERSION,
         "run": run.to_dict(records),
         "checks": [_check(record) for record in records],
+        "comparisons": [ranking.to_dict() for ranking in rankings],
     }
 
 
@@ -26,7 +30,13 @@ def _check(record: Record) -> dict[str, Any]:
     return {name: value for name, value in record.to_dict().items() if name != "per_sample"}
 
 
-def write(path: Path, run: Run, records: Sequence[Record], before: files.Identity | None) -> Path:
+def write(
+    path: Path,
+    run: Run,
+    records: Sequence[Record],
+    rankings: Sequence[Ranking],
+    before: files.Identity | None,
+) -> Path:
     """Write the report of a run, whole or not at all.
 
     Where another run has written the file meanwhile, its report stays, and this one goes beside it.
@@ -35,6 +45,7 @@ def write(path: Path, run: Run, records: Sequence[Record], before: files.Identit
         path: Where the report is to be.
         run: The run.
         records: Its records.
+        rankings: Its checks that are compared with each other.
         before: What `files.identity(path)` was when the run began.
 
     Returns:
@@ -43,7 +54,7 @@ def write(path: Path, run: Run, records: Sequence[Record], before: files.Identit
     Raises:
         OSError: If the file cannot be written; a report that was there before is then unchanged.
     """
-    text = json.dumps(report(run, records), indent=2, allow_nan=False) + "\n"
+    text = json.dumps(report(run, records, rankings), indent=2, allow_nan=False) + "\n"
     with files.locked(path):
         if files.identity(path) not in (None, before):
             path = files.beside(path)

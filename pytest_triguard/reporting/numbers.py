@@ -21,18 +21,23 @@ def number(value: float, threshold: float | None = None) -> str:
     return repr(value)
 
 
+def change(value: float) -> str:
+    """Return a number with its sign; never a zero that is none."""
+    if abs(value) >= _PLAIN_BELOW:
+        return f"{value:+.2e}"
+    for decimals in range(_DECIMALS, 2 * _DECIMALS + 1):
+        text = f"{value:+.{decimals}f}"
+        if float(text) or not value:
+            return text
+    return f"{value:+.0e}"
+
+
 def margin(record: Record) -> str:
     """Return the signed distance of the value from its threshold, or a dash."""
     distance = record.margin
     if distance is None:
         return "-"
-    if abs(distance) >= _PLAIN_BELOW:
-        return f"{distance:+.2e}"
-    for decimals in range(_DECIMALS, 2 * _DECIMALS + 1):
-        text = f"{distance:+.{decimals}f}"
-        if float(text) or not distance:
-            return text
-    return f"{distance:+.0e}"
+    return change(distance)
 
 
 def value(record: Record) -> str:

@@ -80,7 +80,8 @@ def layout(titles: dict[str, str], rows: Sequence[dict[str, str]], width: int) -
     """Return the fullest layout that fits a width and shortens no number.
 
     With less room the count of samples goes, then the gaps and a heading shrink, and at last the
-    names of checks stand on lines of their own; before that they are shortened to a readable part.
+    names of checks stand on lines of their own, and those of metrics are shortened; before that the
+    names of checks are shortened to a readable part.
     """
     for columns, gap, short, readable in (
         (_COLUMNS, "  ", {}, 32),
@@ -95,7 +96,10 @@ def layout(titles: dict[str, str], rows: Sequence[dict[str, str]], width: int) -
             choice.widths["check"] = room
             return choice
     loose, tight = (_natural(_STACKED, titles, rows, gap) for gap in ("  ", " "))
-    return loose if loose.width <= width else tight
+    if loose.width <= width:
+        return loose
+    tight.widths["metric"] -= max(tight.width - width, 0)
+    return tight
 
 
 def _natural(

@@ -46,6 +46,7 @@ def check(name="assert_accuracy", value=0.964, threshold=0.9, relation=">=", **m
         "device": session.settings.device or "cpu",
         "seed": session.settings.seed,
         "reproduce": session.command,
+        "compared": session.rivals,
     }
     record = Record(**(fields | more))
     session.add(record)

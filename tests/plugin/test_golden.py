@@ -74,6 +74,37 @@ def test_robust_accuracy(triguard_classifier, triguard_data):
 def test_new(triguard_classifier, triguard_data):
     assert_accuracy(triguard_classifier, *triguard_data, at_least=0.7)
 """,
+    "comparison": """
+import torch
+from pytest_triguard import Classifier, assert_faithful
+
+class Biased(torch.nn.Flatten):  # a model that sees more dogs than there are
+    def __init__(self, by):
+        super().__init__()
+        self.by = torch.tensor([0.0, by, 0.0])
+
+    def forward(self, images):
+        return super().forward(images) + self.by
+
+@pytest.mark.triguard(compare="model")
+@pytest.mark.parametrize("model", [0.3, 0.02, 0.0], ids=["biased", "leaning", "even"])
+def test_accuracy(model, triguard_data):
+    assert_accuracy(Classifier(Biased(model)), *triguard_data, at_least=0.5)
+
+@pytest.mark.parametrize("model", [2.0, 0.0], ids=["biased", "even"])
+class TestModels:
+    @pytest.mark.triguard(compare="attribution")
+    @pytest.mark.parametrize("attribution", ["gradient_x_input", "saliency"])
+    def test_insertion(self, model, triguard_data, attribution):
+        found = Classifier(Biased(model))
+        assert_faithful(found, *triguard_data, attribution=attribution, insertion_at_least=0.3)
+
+    @pytest.mark.triguard(compare=("model", "attack"))
+    @pytest.mark.parametrize("attack", ["fgsm"])
+    def test_robust_accuracy(self, model, triguard_data, attack):
+        found = Classifier(Biased(model))
+        assert_robust(found, *triguard_data, attack=attack, eps=0.01, at_least=0.2)
+""",
 }
 """Test file by name of the case."""
 

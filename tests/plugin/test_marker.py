@@ -60,7 +60,7 @@ def test_a_marker_ends_with_its_test(project, run):
 
 
 WRONG = [
-    ("0.95", "takes keywords only (confidence, samples, budget, inconclusive), got 0.95"),
+    ("0.95", "takes keywords only (confidence, samples, budget, inconclusive, compare), got 0.95"),
     ("sample=3", "has no keyword 'sample'; did you mean 'samples'? (known: confidence, *"),
     ("confidence=95", "confidence: 95 is not a confidence*"),
     ("confidence='0.9'", "confidence: '0.9' is not a confidence*"),
@@ -71,6 +71,10 @@ WRONG = [
     ("budget=True", "budget: True is not a budget*"),
     ("budget=float('inf')", "budget: inf is not a budget*"),
     ("inconclusive='warn'", "inconclusive: 'warn' is not a choice: use 'fail' or 'pass'"),
+    ("compare=3", "compare: 3 is no name of a parameter of the test, nor a tuple of them"),
+    ("compare=()", "compare: () is no name of a parameter*"),
+    ("compare=('a', 'a')", "compare: ('a', 'a') must hold names of parameters of the test, each*"),
+    ("compare='eps'", "compare: the test has no parameter 'eps' (it has: none)"),
     ("inconclusive=[]", "inconclusive: [[]] is not a choice*"),
 ]
 

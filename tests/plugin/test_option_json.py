@@ -32,7 +32,7 @@ def read(folder, name="report.json"):
 def test_schema(gate, run):
     assert run("--triguard-json=report.json", "--triguard-seed=3").ret == 1
     report = read(gate.path)
-    assert list(report) == ["schema_version", "run", "checks"]
+    assert list(report) == ["schema_version", "run", "checks", "comparisons"]
     assert report["schema_version"] == 1
     about = report["run"]
     assert set(about) == {"device", "seed", "versions", "commit", "started", "seconds"}
