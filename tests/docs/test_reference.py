@@ -15,6 +15,7 @@ from pytest_triguard import (
     attribution_attacks,
     attributions,
     backdoors,
+    listing,
     markers,
     metrics,
     plugin,
@@ -28,15 +29,18 @@ jsonschema = pytest.importorskip("jsonschema")
 
 FAMILIES = (attacks, attribution_attacks, attributions, backdoors, metrics, verification)
 RUN = """
+    import pytest
     import torch
     from pytest_triguard import Classifier, assert_accuracy, assert_robust
 
-    def test_gate():
+    @pytest.mark.triguard(compare="eps")
+    @pytest.mark.parametrize("eps", [0.0, 0.1])
+    def test_gate(eps):
         torch.manual_seed(0)
         module = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 3))
         images, labels = torch.rand(8, 1, 2, 2), torch.zeros(8, dtype=torch.int64)
         assert_accuracy(Classifier(module), images, labels, at_least=0.0)
-        assert_robust(Classifier(module), images, labels, eps=0.1, at_least=1.0)
+        assert_robust(Classifier(module), images, labels, eps=eps, at_least=1.0)
 """
 
 
@@ -123,6 +127,7 @@ def test_a_real_report_keeps_the_published_schema(published, pytester):
     )
     written = json.loads((pytester.path / "report.json").read_text(encoding="utf-8"))
     assert {check["verdict"] for check in written["checks"]} == {"passed", "failed"}
+    assert len(written["comparisons"]) == 2
     jsonschema.Draft202012Validator.check_schema(published)
     jsonschema.validate(written, published)
 
@@ -167,6 +172,14 @@ def test_every_relative_link_and_anchor_leads_somewhere(built):
             assert target.exists(), (file, link)
             if anchor and target.suffix == ".html":
                 assert anchor in anchors[target], (file, link)
+
+
+def test_the_page_of_methods_has_their_facts(built):
+    text = page(built, "methods")
+    for family in listing.FAMILIES:
+        for each in listing.methods(family):
+            for fact in (each.name, each.cost, each.sign, *each.axioms, each.source):
+                assert fact in text, (each.name, fact)
 
 
 def test_links_of_the_readme_lead_somewhere():
