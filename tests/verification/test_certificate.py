@@ -125,6 +125,42 @@ def test_leaves_are_bounded_once_and_nothing_is_searched(monkeypatch):
     assert sum(counts) == leaves > 1
 
 
+def test_the_worst_leaf_counts_however_many_are_bounded_at_once(monkeypatch):
+    subject, inputs, result = certified(eps=0.08, method="branch_and_bound")
+    known = [each for each in result.certificates if each]
+    shortest = min(
+        (each for each in known if sum(tree.splits.count(-1) > 1 for tree in each.trees)),
+        key=lambda each: sum(len(tree.splits) for tree in each.trees),
+    )
+    margins = []
+    for width in (1000, 1):
+        monkeypatch.setattr(verification.branch_and_bound, "graphs", lambda _, width=width: width)
+        found = recheck(shortest, subject, inputs)
+        assert found.holds
+        margins.append(found.margin)
+    assert margins[1] == pytest.approx(margins[0], abs=1e-9)
+
+
+def test_each_certificate_names_its_own_radius():
+    eps = torch.tensor([0.01, 0.001, 0.02, 0.002, 0.001, 0.01], dtype=torch.float64)
+    _, _, result = certified(eps=eps, method="crown")
+    issued = [each for each in result.certificates if each]
+    assert len(issued) > 2
+    assert all(each.region == {"norm": "linf", "eps": float(eps[each.sample])} for each in issued)
+
+
+def test_a_margin_within_the_slack_is_no_proof():
+    module = nn.Sequential(nn.Flatten(), nn.Linear(1, 2, bias=False))
+    with torch.no_grad():
+        module[1].weight.copy_(torch.tensor([[1.0], [0.0]]))
+    subject, inputs = Classifier(module), torch.full((1, 1, 1, 1), 0.5)
+    result = verify(subject, inputs, torch.tensor([0]), eps=0.1, method="ibp", certificates=True)
+    forged = renewed(first(result), region={"norm": "linf", "eps": 0.5 - 5e-6})
+    found = recheck(forged, subject, inputs)
+    assert not found.holds
+    assert 0 < found.margin < found.slack
+
+
 def test_without_the_tree_the_first_bound_does_not_prove_it():
     subject, inputs, certificate = searched()
     found = recheck(renewed(certificate, trees=()), subject, inputs)
@@ -219,6 +255,7 @@ def test_a_changed_certificate_is_refused(change):
         ({"specification": {"rows": [[1, "a"]]}}, "rows on the logits"),
         ({"stage": "magic"}, "stage must be one of"),
         ({"arithmetic": "magic"}, "arithmetic must be one of"),
+        ({"arithmetic": "float32"}, "float64"),
         ({"steps": 0}, "steps must be at least 1"),
     ],
 )

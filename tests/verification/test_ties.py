@@ -237,6 +237,22 @@ def test_windows_that_reach_outside_are_not_tied():
         assert tied_in(walk) is None
 
 
+@pytest.mark.parametrize(
+    "arguments", [{"groups": 2}, {"dilation": 2}, {"padding": "same"}], ids=lambda each: str(*each)
+)
+def test_only_plain_convolutions_are_tied(arguments):
+    first, pool = nn.Conv2d(2, 6, 3, **arguments), nn.MaxPool2d(2, 1)
+    with torch.no_grad():
+        first.weight.copy_(first.weight[:1].expand_as(first.weight))
+    module, clean = (
+        nn.Sequential(first, pool, nn.Flatten(), nn.LazyLinear(3)),
+        torch.rand(1, 2, 8, 8),
+    )
+    module(clean)
+    subject, lower, upper = Classifier(module.double()), clean.double() - 0.3, clean.double() + 0.3
+    assert tied_in(walked(subject, lower, upper)) is None
+
+
 def test_rows_in_windows_are_carried_as_whole_rows_are():
     """Windows that lie inside the image, and that reach beyond it; rows are carried far enough."""
     module = nn.Sequential(*repeating("plain", 0, 0.03), nn.Flatten(), nn.LazyLinear(3))
