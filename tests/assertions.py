@@ -155,6 +155,7 @@ TABLE = [
         "insertion_at_least",
         0.0,
         1.0,
+        labels="keyword",
         options={"attribution": _IG, "steps": 9},
     ),
     Case(
@@ -163,6 +164,7 @@ TABLE = [
         "deletion_at_most",
         1.0,
         0.0,
+        labels="keyword",
         options={"attribution": _IG, "steps": 9},
     ),
     Case(
@@ -171,6 +173,7 @@ TABLE = [
         "at_least",
         -1.0,
         1.0,
+        labels="keyword",
         options={"methods": ("gradient_x_input", _IG)},
     ),
     Case(
@@ -179,6 +182,7 @@ TABLE = [
         "at_most",
         1.0,
         -1.0,
+        labels="keyword",
         options={"attribution": "gradient_x_input"},
     ),
     Case(

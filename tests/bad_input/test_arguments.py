@@ -73,7 +73,7 @@ def test_the_nearest_may_be_an_argument_of_the_assertion_alone(subject, refused)
     [
         (math.nan, InputError),
         (math.inf, InputError),
-        (-0.1, InputError),
+        (-1.5, InputError),
         (2.5, InputError),
         ("0.9", InputTypeError),
         (True, InputTypeError),
@@ -139,7 +139,7 @@ ROBUST = {
     "attack": (
         {"eps": 0.1, "attack": "pgdd"},
         InputError,
-        "unknown attack 'pgdd'; did you mean 'pgd'? (known: bim, fgsm, pgd",
+        "unknown attack 'pgdd'; did you mean 'pgd'? (known: apgd_ce, apgd_dlr, ",
     ),
     "no attack": (
         {"eps": 0.1, "attack": 3},

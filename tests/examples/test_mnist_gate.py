@@ -26,7 +26,7 @@ def pytest_runtest_call(item):
 """
 READS_PER_CHECK = 20
 """Preparing, probing, reading one column at a time and restoring, whatever the samples."""
-READS_BY_STEPS = {"test_pgd_finds_little": 40 // 8 + 2, "test_robustness_is_proven": 20 // 8 + 8}
+READS_BY_STEPS = {"test_pgd_finds_little": 40 // 8 + 5, "test_robustness_is_proven": 20 // 8 + 8}
 """Looks at the outcome of attack steps on top of that: one in eight steps, and at the end."""
 
 QUIET = (

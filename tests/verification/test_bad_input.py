@@ -91,7 +91,7 @@ WRONG = {
     "targets of floats": (
         {"specification": torch.ones(4)},
         InputTypeError,
-        "specification must be None, a class, integers (N,), or rows (S, K)",
+        "specification must be None, a class, integers (N,), rows (S, K) on the logits, or a TopK",
     ),
     "targets too few": (
         {"specification": torch.ones(3).long()},
