@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from pytest_triguard import Classifier, verification
+from pytest_triguard.verification import carried
 from tests.verification.mixed_integer import Residual
 from tests.verification.soundness import few_steps, without_float64
 
@@ -125,3 +126,11 @@ def _at_most(one, two):
     if any(isinstance(each, float) and not abs(each) < torch.inf for each in (one, two)):
         return True
     return Fraction(one) <= Fraction(two)
+
+
+def test_parts_of_a_bound_add_up_to_less_than_their_exact_sum():
+    torch.manual_seed(0)
+    parts = [torch.randn(1, 300) * 10.0 ** (place % 3) for place in range(7)]
+    found = carried.summed(parts)[0].tolist()
+    for each, *values in zip(found, *(part[0].tolist() for part in parts), strict=True):
+        assert Fraction(each) <= sum(map(Fraction, values))

@@ -238,16 +238,22 @@ def test_windows_that_reach_outside_are_not_tied():
 
 
 @pytest.mark.parametrize(
-    "arguments", [{"groups": 2}, {"dilation": 2}, {"padding": "same"}], ids=lambda each: str(*each)
+    ("arguments", "between"),
+    [
+        ({"groups": 2}, []),
+        ({"dilation": 2}, []),
+        ({"padding": "same"}, []),
+        ({}, [nn.LeakyReLU(0.1)]),
+        ({}, [nn.BatchNorm2d(6)]),
+    ],
+    ids=["groups", "dilation", "padding", "leaky", "norm"],
 )
-def test_only_plain_convolutions_are_tied(arguments):
+def test_only_plain_convolutions_are_tied(arguments, between):
     first, pool = nn.Conv2d(2, 6, 3, **arguments), nn.MaxPool2d(2, 1)
     with torch.no_grad():
         first.weight.copy_(first.weight[:1].expand_as(first.weight))
-    module, clean = (
-        nn.Sequential(first, pool, nn.Flatten(), nn.LazyLinear(3)),
-        torch.rand(1, 2, 8, 8),
-    )
+    module = nn.Sequential(first, *between, pool, nn.Flatten(), nn.LazyLinear(3)).eval()
+    clean = torch.rand(1, 2, 8, 8)
     module(clean)
     subject, lower, upper = Classifier(module.double()), clean.double() - 0.3, clean.double() + 0.3
     assert tied_in(walked(subject, lower, upper)) is None
