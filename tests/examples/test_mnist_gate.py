@@ -24,9 +24,9 @@ def pytest_runtest_call(item):
     with pathlib.Path("reads.jsonl").open("a") as file:
         file.write(json.dumps([item.name, len(simulation.host_reads)]) + "\\n")
 """
-READS_PER_CHECK = 20
+READS_PER_CHECK = 21
 """Preparing, probing, reading one column at a time and restoring, whatever the samples."""
-READS_BY_STEPS = {"test_pgd_finds_little": 40 // 8 + 5, "test_robustness_is_proven": 20 // 8 + 8}
+READS_BY_STEPS = {"test_pgd_finds_little": 40 // 8 + 2, "test_robustness_is_proven": 20 // 8 + 8}
 """Looks at the outcome of attack steps on top of that: one in eight steps, and at the end."""
 
 QUIET = (
