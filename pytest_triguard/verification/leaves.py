@@ -38,7 +38,7 @@ def solve(
 
     Returns:
         A multiplier for every decision, and the inputs `(D,)` of the least value, or None where
-        the part is empty; None if the solver fails.
+        the part is empty; None if the solver fails, or a number overflowed.
     """
     weights = torch.zeros(len(forms), dtype=torch.float64)
     used = [place for place, form in enumerate(forms) if form is not None]
@@ -47,6 +47,8 @@ def solve(
     above = np.array([-side * _array(slope) for side, slope, _ in kept]).reshape(-1, len(slopes))
     limit = np.array([side * float(offset) for side, _, offset in kept])
     box = np.stack([_array(region.lower.flatten()), _array(region.upper.flatten())], axis=1)
+    if not all(np.isfinite(each).all() for each in (slopes, above, limit)):
+        return None
     found = _program(slopes, above, limit, box)
     if found.status == 0:
         weights[used] = torch.from_numpy(-found.ineqlin.marginals).clamp_min(0)
