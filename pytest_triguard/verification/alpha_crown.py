@@ -14,9 +14,10 @@ from pytest_triguard.verification.crown import HELD, CrownIBP
 from pytest_triguard.verification.intervals import Interval, per_sample
 from pytest_triguard.verification.methods import Effort
 from pytest_triguard.verification.network import Network
-from pytest_triguard.verification.relaxations import NOISE, Tunable, peak
+from pytest_triguard.verification.relaxations import NOISE, peak
 from pytest_triguard.verification.substitution import Substitution, Tuning, plainly
 from pytest_triguard.verification.tightening import Solve
+from pytest_triguard.verification.tunable import Tunable
 from pytest_triguard.verification.windows import Windowed
 
 RATE = 0.25
@@ -99,23 +100,18 @@ class Ascent:
         self, walk: Substitution, key: Hashable, rows: Tensor | Windowed
     ) -> tuple[Tensor, dict[Hashable, Tensor]]:
         """Return the bounds, and the choices that led to each."""
-        seen: dict[Hashable, Tensor | Windowed] = {}
-        best = walk.lowest(key, rows, Tuning(seen=seen))
-        choices = {
-            each: _start(tunable, seen[each])
-            for each, (tunable, _) in walk.tunable(key).items()
-            if each in seen
-        }
+        plan = Tuning(begin=_start)
+        with torch.enable_grad():
+            found = walk.lowest(key, rows, plan)
+        best, choices = found.detach(), plan.choices
         if not choices:
             return best, {}
         kept = {each: values.detach().clone() for each, values in choices.items()}
         optimiser = torch.optim.Adam(choices.values(), lr=RATE, maximize=True)
-        with torch.enable_grad():
-            found = walk.lowest(key, rows, Tuning(choices))
         for _ in range(self.steps):
             ascend(optimiser, found)
             with torch.enable_grad():
-                found = walk.lowest(key, rows, Tuning(choices))
+                found = walk.lowest(key, rows, plan)
             better = found.detach() > best
             best = torch.where(better, found.detach(), best)
             for each, values in choices.items():

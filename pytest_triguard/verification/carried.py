@@ -1,16 +1,31 @@
-"""What is done with rows on their way back: merged, paid for, added up."""
+"""What is done with rows on their way back: carried, merged, paid for, added up."""
 
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 from dataclasses import replace
 
+import torch
 from torch import Tensor
 
 from pytest_triguard.verification import rounding
 from pytest_triguard.verification.intervals import Interval
-from pytest_triguard.verification.relaxations import Relaxation, Slid, Tunable, dot
+from pytest_triguard.verification.relaxations import Relaxation, Slid, dot
+from pytest_triguard.verification.tunable import Tunable
 from pytest_triguard.verification.windows import Windowed, merged, whole
+
+
+def merge(
+    pending: dict[Hashable, Tensor | Windowed],
+    merges: dict[Hashable, int],
+    key: Hashable,
+    part: Tensor | Windowed,
+) -> None:
+    """Add rows on a value to those that wait there."""
+    if key in pending:
+        merges[key] = merges.get(key, 0) + 1
+        part = merged(pending[key], part)
+    pending[key] = part
 
 
 def back(
@@ -27,21 +42,8 @@ def back(
         if slid is not None:
             return slid
     if choice is not None and isinstance(relaxation, Tunable):
-        return relaxation.tuned(choice).back(whole(rows))
+        return relaxation.back(whole(rows), choice)
     return relaxation.back(whole(rows))
-
-
-def merge(
-    pending: dict[Hashable, Tensor | Windowed],
-    merges: dict[Hashable, int],
-    key: Hashable,
-    part: Tensor | Windowed,
-) -> None:
-    """Add rows on a value to those that wait there."""
-    if key in pending:
-        merges[key] = merges.get(key, 0) + 1
-        part = merged(pending[key], part)
-    pending[key] = part
 
 
 def absolute_dot(rows: Tensor | Windowed, error: Tensor) -> Tensor:
@@ -53,11 +55,9 @@ def absolute_dot(rows: Tensor | Windowed, error: Tensor) -> Tensor:
 
 def summed(parts: list[Tensor]) -> Tensor:
     """Return the sum of parts of a bound, rounded down."""
-    total, size = parts[0], parts[0].detach().abs()
-    for part in parts[1:]:
-        total, size = total + part, size + part.detach().abs()
-    unit = rounding.roundoff(total.dtype)
-    return total - 4 * len(parts) * unit * size
+    stacked = torch.stack(parts)
+    size = stacked.detach().abs().sum(0)
+    return stacked.sum(0) - size * (4 * len(parts) * rounding.roundoff(size.dtype))
 
 
 def added(error: Tensor | None, other: Tensor | None) -> Tensor | None:

@@ -50,7 +50,7 @@ class Interval:
         positive: Whether the lower bounds are known to be at least zero, or NaN.
     """
 
-    __slots__ = ("_centred", "_ends", "_magnitude", "ball", "positive", "room")
+    __slots__ = ("_centred", "_ends", "_largest", "_magnitude", "ball", "positive", "room")
 
     def __init__(
         self, lower: Tensor, upper: Tensor, ball: Ball | None = None, *, positive: bool = False
@@ -58,6 +58,7 @@ class Interval:
         self._ends: tuple[Tensor, Tensor] | None = (lower, upper)
         self._centred: tuple[Tensor, Tensor] | None = None
         self._magnitude: Tensor | None = None
+        self._largest: Tensor | None = None
         self.ball = ball
         self.positive = positive
         self.room = 0
@@ -75,7 +76,7 @@ class Interval:
         value = cls.__new__(cls)
         value._ends = None
         value._centred = (centre, radius)
-        value._magnitude = None
+        value._magnitude = value._largest = None
         value.ball = None
         value.positive = False
         value.room = room
@@ -135,6 +136,20 @@ class Interval:
             # The upper end is the larger unless the lower is below zero by more.
             self._magnitude = upper if self.positive else torch.maximum(-lower, upper)
         return self._magnitude
+
+    @property
+    def largest(self) -> Tensor:
+        """At least the largest magnitude of each sample's elements, `(N,)`."""
+        if self._largest is None:
+            (lower, upper), dims = self._both(), tuple(range(1, len(self.shape)))
+            most = upper.amax(dims)
+            self._largest = most if self.positive else torch.maximum(most, -lower.amin(dims))
+        return self._largest
+
+    def settle(self) -> None:
+        """Keep nothing but the ends, and the ball: memory for what is asked for again."""
+        self._both()
+        self._centred = self._magnitude = None
 
     @property
     def middle(self) -> Tensor:
@@ -215,7 +230,7 @@ class Interval:
             centre, radius = self._sides()
             return centre, torch.add(radius, centre.abs(), alpha=share)
         lower, upper = self._ends
-        centre = (lower + upper).mul_(0.5)
+        centre = torch.lerp(lower, upper, 0.5)  # off by u times itself and the radius
         unit = rounding.roundoff(centre.dtype)
         if self.positive:
             # As |c| is c, one subtraction makes the radius and its share.
@@ -234,6 +249,13 @@ class Interval:
                 radius.mul_(1 + (2 * ROOM) * unit)
             self._centred = centre, radius.add_(8 * rounding.tiny(self.dtype))
         return *self._centred, ROOM
+
+
+def both(value: Interval, other: Interval) -> Interval:
+    """Return the tighter of two bounds of a value, end by end; NaN stays."""
+    return Interval(
+        torch.maximum(value.lower, other.lower), torch.minimum(value.upper, other.upper), value.ball
+    )
 
 
 def _coarser(ball: Ball, dtype: torch.dtype) -> Ball:

@@ -147,7 +147,8 @@ class Network:
         self._head = _head(self.graph)
         self._norms = {} if rounded else _norms(self.graph)
         self._steps: dict[fx.Node, tuple[Rule, dict[str, Any]]] = {}
-        self._kept: dict[tuple[fx.Node, bool], Any] = {}
+        self._kept: dict[tuple[fx.Node, str], Any] = {}
+        self._signatures: dict[Callable[..., Any], inspect.Signature] = {}
         self._left = _KEPT
 
     @cached_property
@@ -222,7 +223,8 @@ class Network:
         if node.op == "get_attr":
             return self.graph.attribute(node)
         args, kwargs = map_arg((node.args, dict(node.kwargs)), values.__getitem__)
-        if not list(intervals_in(args, kwargs)):
+        varying = len(list(intervals_in(args, kwargs)))
+        if not varying:
             return self._constant(node, args, kwargs)
         if node.op == "call_method" and node.target in _QUERIES:
             return _QUERIES[str(node.target)](*args, **kwargs)
@@ -232,9 +234,16 @@ class Network:
         if rule is None:
             raise Unsupported(f"{self.graph.describe(node)} has no rule")
         try:
-            return Call(node, rule, self._bound(rule, node, args, kwargs))
+            return Call(
+                node, rule, self._bound(rule, args, kwargs | self._read(rule, node), varying)
+            )
         except Unsupported as error:
             raise self._uncovered(node, error) from None
+
+    def signature(self, rule: Rule) -> inspect.Signature:
+        """Return the signature of a rule, which takes longer to find than to keep."""
+        known = self._signatures.get(rule.interval)
+        return known or self._signatures.setdefault(rule.interval, inspect.signature(rule.interval))
 
     def interval(self, call: Call) -> Any:
         """Return bounds of a call's result: an interval, or a tuple of them.
@@ -247,7 +256,8 @@ class Network:
     def _interval(
         self, node: fx.Node, rule: Rule, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
-        keep = {"keep": partial(self._keep, (node, "norm" in kwargs))} if rule.keeps else {}
+        name = "both" if "norm" in kwargs else "interval"
+        keep = {"keep": partial(self._keep, (node, name))} if rule.keeps else {}
         try:
             value = rule.interval(*args, **kwargs, **keep)
         except Unsupported as error:
@@ -293,15 +303,13 @@ class Network:
         return rule.evaluation(*args, **kwargs, unit=self.unit)
 
     def relaxation(self, call: Call) -> Any:
-        """Return a linear enclosure of a call's result, or a tuple of them.
-
-        Raises:
-            Unsupported: If there is none.
-        """
-        if call.rule.relaxation is None:
+        """Return a linear enclosure of a result, or a tuple of them; raise Unsupported for none."""
+        rule = call.rule
+        if rule.relaxation is None:
             raise Unsupported(f"{self.graph.describe(call.node)} has no linear relaxation")
+        keep = {"keep": partial(self._keep, (call.node, "relaxation"))} if rule.keeps else {}
         try:
-            return call.rule.relaxation(*call.bound.args, **call.bound.kwargs)
+            return rule.relaxation(*call.bound.args, **call.bound.kwargs, **keep)
         except Unsupported as error:
             raise self._uncovered(call.node, error) from None
 
@@ -339,7 +347,7 @@ class Network:
             raise Unsupported("the captured module returns something other than its logits")
         return logits
 
-    def _keep(self, key: tuple[fx.Node, bool], make: Callable[[], Kept]) -> Any:
+    def _keep(self, key: tuple[fx.Node, str], make: Callable[[], Kept]) -> Any:
         """Return what was made for a node before, or make it; keep it as long as there is room."""
         if key in self._kept:
             return self._kept[key]
@@ -353,16 +361,14 @@ class Network:
         return Unsupported(f"{self.graph.describe(node)} is not covered: {error}")
 
     def _bound(
-        self, rule: Rule, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]
+        self, rule: Rule, args: tuple[Any, ...], kwargs: dict[str, Any], varying: int
     ) -> inspect.BoundArguments:
-        """Bind the arguments of a call to those of its rule."""
-        kwargs = kwargs | self._read(rule, node)
+        """Bind the arguments of a call, some of which depend on the input, to those of its rule."""
         try:
-            bound = inspect.signature(rule.interval).bind(*args, **kwargs)
+            bound = self.signature(rule).bind(*args, **kwargs)
         except TypeError as error:
             raise Unsupported(str(error)) from None
-        count = len(list(intervals_in(bound)))
-        if not rule.many and not (isinstance(bound.args[0], Interval) and count == 1):
+        if not rule.many and (varying > 1 or not isinstance(bound.args[0], Interval)):
             raise Unsupported("it has an argument that depends on the input where none is known")
         return bound
 
@@ -437,8 +443,6 @@ def intervals_in(*values: Any) -> Iterator[Interval]:
     for value in values:
         if isinstance(value, Interval):
             yield value
-        elif isinstance(value, inspect.BoundArguments):
-            yield from intervals_in(value.args, value.kwargs)
         elif isinstance(value, dict):
             yield from intervals_in(*value.values())
         elif isinstance(value, tuple | list):

@@ -194,11 +194,10 @@ class Band:
         known = (*self.lower_slopes, *self.upper_slopes, self.lower_offset, self.upper_offset)
         if len(self.inputs) > 1 or any(each is not None and each.shape[1] > 1 for each in known):
             return None
-        return self.slid(rows, rows.grid.cut(self.lower_slopes[0][:, 0]).unsqueeze(2))
-
-    def slid(self, rows: Windowed, lower: Tensor) -> Slid:
-        """Carry rows in windows back with lower slopes in windows, `(N, T, S or 1, C, h, w)`."""
-        upper = rows.grid.cut(self.upper_slopes[0][:, 0]).unsqueeze(2)
+        lower, upper = (
+            rows.grid.cut(each[0][:, 0]).unsqueeze(2)
+            for each in (self.lower_slopes, self.upper_slopes)
+        )
         above = positive(rows.rows, 3)
         carried = torch.addcmul(rows.rows * upper, above, lower - upper)
         parts = [
@@ -207,56 +206,6 @@ class Band:
         ]
         constant = sum(parts[1:], parts[0]) if parts else None
         return [(self.inputs[0], Windowed(carried, rows.grid, clean=True))], constant
-
-
-@dataclass(frozen=True)
-class Tunable:
-    """A band with a choice for every element, as a share from 0 to 1; every choice is sound.
-
-    Attributes:
-        widest: The band with a share of 1, whose slopes are the largest.
-        start: `(N, *shape)` the choice at the start.
-        free: `(N, *shape)` bool, where the choice matters: the operator's kink is inside.
-        slopes: `(N, *shape)` twice: the lower slope at a share of 0, and what a share of 1 adds.
-        rectifies: Whether it is the larger of its argument and zero.
-    """
-
-    piecewise: ClassVar[bool] = True
-
-    widest: Band
-    start: Tensor
-    free: Tensor
-    slopes: tuple[Tensor, Tensor]
-    rectifies: bool = False
-
-    @property
-    def error(self) -> Tensor | None:
-        """What rounding in `back` costs per unit of a coefficient, whatever the choice."""
-        return self.widest.error
-
-    @property
-    def input(self) -> Interval:
-        """The argument."""
-        return self.widest.inputs[0]
-
-    def tuned(self, share: Tensor) -> Band:
-        """Return the band with shares `(N, S, *shape)`, differentiable."""
-        least, more = (each.unsqueeze(1) for each in self.slopes)
-        return replace(self.widest, lower_slopes=(torch.addcmul(least, more, share),))
-
-    def absorbing(self, error: Tensor) -> Tunable:
-        """Return the relaxation with offsets that pay for an error on the result."""
-        return replace(self, widest=self.widest.absorbing(error))
-
-    def back(self, rows: Tensor) -> tuple[Carried, Tensor | None]:
-        """Carry rows back with the choice at the start."""
-        return self.tuned(self.start.unsqueeze(1)).back(rows)
-
-    def slide(self, rows: Windowed, share: Tensor | None = None) -> Slid:
-        """Carry rows in windows back with the choice at the start, or with shares in windows."""
-        chosen = rows.grid.cut(self.start).unsqueeze(2) if share is None else share
-        least, more = (rows.grid.cut(each).unsqueeze(2) for each in self.slopes)
-        return self.widest.slid(rows, torch.addcmul(least, more, chosen))
 
 
 @dataclass(frozen=True)
@@ -389,11 +338,12 @@ def dot(rows: Tensor, values: Tensor) -> Tensor:
         raise ValueError(f"rows {tuple(rows.shape)} do not go with values {tuple(values.shape)}")
     if values.shape[1] > 1:
         return (rows * values).flatten(2).sum(2)
-    full = values.expand(values.shape[0], 1, *rows.shape[2:]).flatten(2)
-    flat = rows.flatten(2)
+    if values.shape[2:] != rows.shape[2:]:
+        values = values.expand(values.shape[0], 1, *rows.shape[2:])
+    flat, full = rows.flatten(2), values.flatten(2)
     if len(full) == 1:
         return flat @ full[0, 0]
-    return (flat @ full.transpose(1, 2)).squeeze(2)
+    return torch.bmm(flat, full.mT).squeeze(2)
 
 
 def unbroadcast(rows: Tensor, value: Interval) -> Tensor:
@@ -439,4 +389,5 @@ def _with_rows(values: Tensor, input: Interval) -> Tensor:
 
 def _largest(values: Tensor) -> Tensor:
     """Return the largest magnitude over rows, `(N or 1, *shape)`."""
-    return values.detach().abs().amax(1)
+    sizes = values.detach().abs()
+    return sizes.squeeze(1) if sizes.shape[1] == 1 else sizes.amax(1)

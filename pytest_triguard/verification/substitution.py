@@ -18,16 +18,17 @@ from __future__ import annotations
 
 import inspect
 from collections import OrderedDict
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, fx
 
+from pytest_triguard.engine.devices import is_host
 from pytest_triguard.verification import carried, rounding
 from pytest_triguard.verification.budget import Clock
-from pytest_triguard.verification.intervals import Interval
+from pytest_triguard.verification.intervals import Interval, both
 from pytest_triguard.verification.least import least_over
 from pytest_triguard.verification.network import Call, Head, Network, intervals_in
 from pytest_triguard.verification.operators import Rule
@@ -36,10 +37,10 @@ from pytest_triguard.verification.relaxations import (
     Band,
     Relaxation,
     Scale,
-    Tunable,
 )
 from pytest_triguard.verification.ties import Origin
 from pytest_triguard.verification.tightening import Solve, Tightening
+from pytest_triguard.verification.tunable import Tunable
 from pytest_triguard.verification.windows import Windowed, row_count, row_size
 
 INPUT = "input"
@@ -47,6 +48,9 @@ INPUT = "input"
 
 _PRODUCTS = 2.0**40
 """More products than a row meets in any one operator."""
+
+_CACHED = 2**19
+"""Elements of rows that a processor carries back together: more is not faster, and takes memory."""
 
 _INDEPENDENT, _EXACT, _LOOSE = range(3)
 """How good the interval of a value is: exact with elements that vary on their own, exact element
@@ -77,11 +81,19 @@ class Tuning:
         multipliers: `(N, S, *shape)` rows that are added on values: of constraints that hold, each
             times a multiplier that is not positive where the constraint says "at least 0".
         seen: Rows on the results of operators and on the inputs, filled in where not None.
+        begin: Makes the choices that are missing, from relaxation and rows; they are filled in.
     """
 
     choices: dict[Hashable, Tensor] = field(default_factory=dict)
     multipliers: dict[Hashable, Tensor] = field(default_factory=dict)
     seen: dict[Hashable, Tensor | Windowed] | None = None
+    begin: Callable[[Tunable, Tensor | Windowed], Tensor] | None = None
+
+    def choice(self, key: Hashable, step: Relaxation, rows: Tensor | Windowed) -> Tensor | None:
+        """Return the choices for rows on the result of a relaxation, or None for its own."""
+        if self.begin is not None and isinstance(step, Tunable) and key not in self.choices:
+            self.choices[key] = self.begin(step, rows)
+        return self.choices.get(key)
 
 
 class Substitution:
@@ -131,7 +143,7 @@ class Substitution:
         self._keys: dict[int, Hashable] = {}
         self._alive: list[Interval] = []
         self._rectifiers: dict[Hashable, Call] = {}
-        self._largest = region.lower.new_ones(len(region.lower))
+        self._sizes = [region.lower.new_ones(len(region.lower))]
 
     def forward(self, solve: Solve | None = None) -> None:
         """Bound every value and relax every operator.
@@ -171,9 +183,10 @@ class Substitution:
             rows: `(N, S, K)`.
             solve: How, or None for the relaxations as they are.
         """
-        step = max(1, self.held // (len(rows) * self.widest))
+        held = min(self.held, _CACHED) if is_host(rows.device) else self.held
+        step = max(1, held // (len(rows) * self.widest))
         run = solve or plainly
-        parts = torch.split(rows, step, dim=1)
+        parts = rows.chunk(-(-rows.shape[1] // step), dim=1)
         return torch.cat([run(self, self.output, part) for part in parts], dim=1)
 
     def tight_logits(self, solve: Solve | None = None) -> Interval:
@@ -222,11 +235,7 @@ class Substitution:
         self._relax(self._current(self._rectifiers[key]), key)
 
     def tunable(self, key: Hashable) -> dict[Hashable, tuple[Tunable, Hashable]]:
-        """Return the relaxations with choices that a value rests on, and the keys of their input.
-
-        Args:
-            key: The value.
-        """
+        """Return the relaxations with choices that a value rests on, and their inputs' keys."""
         found: dict[Hashable, tuple[Tunable, Hashable]] = {}
         for each, link in self._links.items():
             if isinstance(link.relaxation, Tunable):
@@ -275,7 +284,7 @@ class Substitution:
             zip(values, steps if several else (steps,), strict=True)
         ):
             name: Hashable = (key, place) if several else key
-            self._links[name] = self._link(step, carried.added(step.error, rounded), each)
+            self._links[name] = self._link(step, rounded, each)
             self._quality[name] = quality
             self.register(name, each)
             if isinstance(step, Tunable) and step.rectifies:
@@ -322,15 +331,19 @@ class Substitution:
         undecided = torch.stack(parts).any(0) if parts else None
         return Origin(link.relaxation.kernel, images, values, rectified, undecided)
 
-    def _link(self, step: Relaxation, error: Tensor | None, value: Interval) -> _Link:
+    def _link(self, step: Relaxation, rounded: Tensor | None, value: Interval) -> _Link:
         """Return a link that pays for its error in offsets, and for its argument's, if it can.
 
         An error on the argument is one on the result, times the slope there.
         """
+        if isinstance(step, Tunable):
+            key = self._keys[id(step.input)]
+            before = self._links.get(key)
+            step = step.absorbing(None if before is None else before.error, rounded)
+            return _Link(step, None, key)
+        error = carried.added(step.error, rounded)
         if isinstance(step, Scale):
             source, slope = step.input, step.factor.abs()
-        elif isinstance(step, Tunable):
-            source, slope = step.input, step.widest.steepest
         elif isinstance(step, Band) and len(step.inputs) == 1:
             source, slope = step.inputs[0], step.steepest
         else:
@@ -354,14 +367,14 @@ class Substitution:
         def step(rule: Rule, *args: Any) -> Interval:
             nonlocal count
             count += 1
-            part = Call(call.node, rule, inspect.signature(rule.interval).bind(*args))
+            part = Call(call.node, rule, self.network.signature(rule).bind(*args))
             value: Interval = self._apply(part, (key, count), solve)
             return value
 
         if call.rule.composition is None:
             raise TypeError("only what is composed can be taken apart")
         result: Interval = call.rule.composition(step, *call.bound.args, **call.bound.kwargs)
-        self.register(self._keys[id(result)], _both(result, self.network.interval(call)))
+        self.register(self._keys[id(result)], both(result, self.network.interval(call)))
         return result
 
     def _current(self, call: Call) -> Call:
@@ -394,13 +407,13 @@ class Substitution:
     def register(self, key: Hashable, value: Interval) -> None:
         """Take bounds of a value, perhaps tighter ones than before."""
         known = self._known.get(key)
-        kept = value if known is None else _both(value, known)
+        kept = value if known is None else both(value, known)
         self._alive += [value, kept]
         self._keys[id(value)] = self._keys[id(kept)] = key
         self.bounds[key] = kept
         if kept.shape.numel():
-            largest = kept.magnitude.detach().flatten(1).amax(1)
-            self._largest = torch.maximum(self._largest, largest)
+            kept.settle()
+            self._sizes.append(kept.largest.detach())
 
     # --- backward -------------------------------------------------------------------------------
 
@@ -448,7 +461,8 @@ class Substitution:
             here = pending.pop(each)
             if plan.seen is not None:
                 plan.seen[each] = here
-            parts, constant = carried.back(link.relaxation, here, plan.choices.get(each))
+            step = link.relaxation
+            parts, constant = carried.back(step, here, plan.choice(each, step, here))
             constants += [] if constant is None else [constant]
             for value, part in parts:
                 source = self._keys[id(value)]
@@ -464,7 +478,8 @@ class Substitution:
 
     def _underflow(self, steps: int) -> Tensor:
         """Return more than all products together can lose by underflow, `(N, 1)`."""
-        return (self._largest * (steps * _PRODUCTS * rounding.tiny(self._largest.dtype)))[:, None]
+        self._sizes = [largest] = [torch.stack(self._sizes).amax(0)]
+        return (largest * (steps * _PRODUCTS * rounding.tiny(largest.dtype)))[:, None]
 
     def _error(self, key: Hashable, error: Tensor | None, merged: int) -> Tensor | None:
         """Return what is rounded per unit of a coefficient on a value, merging rows included."""
@@ -477,10 +492,3 @@ class Substitution:
 def plainly(walk: Substitution, key: Hashable, rows: Tensor | Windowed) -> Tensor:
     """Bound rows by the relaxations as they are."""
     return walk.lowest(key, rows)
-
-
-def _both(value: Interval, other: Interval) -> Interval:
-    """Return the tighter of two bounds of a value, end by end; NaN stays."""
-    return Interval(
-        torch.maximum(value.lower, other.lower), torch.minimum(value.upper, other.upper), value.ball
-    )

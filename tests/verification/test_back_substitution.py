@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from itertools import product
+
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from pytest_triguard import Classifier, verification
-from pytest_triguard.verification import carried, crown
+from pytest_triguard.verification import alpha_crown, carried, crown, substitution
 from pytest_triguard.verification.budget import Budget, BudgetSpent, Clock
 from pytest_triguard.verification.intervals import Interval
 from pytest_triguard.verification.network import Network
+from pytest_triguard.verification.operators import affine
 from pytest_triguard.verification.relaxations import positive
 from pytest_triguard.verification.substitution import Substitution, plainly
 from pytest_triguard.verification.windows import Grid, Windowed
@@ -80,12 +83,20 @@ class Counted(TorchDispatchMode):
         return function(*args, **(kwargs or {}))
 
 
-@pytest.mark.parametrize("method", ["crown", "crown_ibp"])
-@pytest.mark.parametrize("name", ["mlp", "convolutional head", "residual"])
+@pytest.mark.parametrize(
+    ("name", "method"),
+    [
+        *product(["mlp", "convolutional head", "residual"], ["ibp", "crown", "crown_ibp"]),
+        ("mlp", "alpha_crown"),
+    ],
+)
 def test_a_larger_batch_dispatches_no_more_operations(name, method, monkeypatch):
     monkeypatch.setattr(crown, "HELD", 2**26)  # more rows than there are
+    monkeypatch.setattr(alpha_crown, "HELD", 2**26)
+    monkeypatch.setattr(substitution, "_CACHED", 2**26)
+    monkeypatch.setattr(affine, "_PRODUCTS", 2**26)
     counts = []
-    for count in (6, 24):
+    for count in (1, 8):
         subject, *box = boxes(name, 0.5, count)  # all are unstable
         with Counted() as counted:
             verification.bounds(subject, *box, method=method)

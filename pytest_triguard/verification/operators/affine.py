@@ -27,6 +27,9 @@ from pytest_triguard.verification.windows import Windowed
 _MUCH = 0.25
 """Largest relative error of a sum that is worth a bound."""
 
+_PRODUCTS = 2**18
+"""Products of a transposed convolution that are held at a time."""
+
 
 @dataclass(frozen=True)
 class Product:
@@ -38,6 +41,7 @@ class Product:
         fan_in: Number of products in a sum.
         fan_out: Number of products in a sum of the transpose.
         outputs: Number of elements of a bias.
+        elements: Number of elements of a sample's result.
         largest: From magnitudes of the weights and scales of the inputs to the largest product of
             the two in each sum, shaped to go with the output.
         channels: Shape in which a bias goes with the output.
@@ -50,6 +54,7 @@ class Product:
     fan_in: int
     fan_out: int
     outputs: int
+    elements: int
     largest: Callable[[Tensor, Tensor], Tensor]
     channels: tuple[int, ...] = (-1,)
     sliding: Callable[[Windowed, Tensor], Windowed] | None = None
@@ -60,22 +65,24 @@ def linear(
     input: Interval, weight: Tensor, bias: Tensor | None = None, *, keep: Keep | None = None
 ) -> Interval:
     """Bounds of `functional.linear`."""
-    return bounded(input, weight, bias, _linear_product(weight), keep)
+    return bounded(input, weight, bias, _linear_product(input, weight), keep)
 
 
-def linear_relaxation(input: Interval, weight: Tensor, bias: Tensor | None = None) -> Affine:
+def linear_relaxation(
+    input: Interval, weight: Tensor, bias: Tensor | None = None, *, keep: Keep | None = None
+) -> Affine:
     """The product itself."""
-    return relaxed(input, weight, bias, _linear_product(weight))
+    return relaxed(input, weight, bias, _linear_product(input, weight), keep)
 
 
 def linear_evaluation(
     input: Interval, weight: Tensor, bias: Tensor | None = None, *, unit: float
 ) -> Tensor:
     """Rounding of the module's own product."""
-    return evaluated(input, weight, bias, _linear_product(weight), unit)
+    return evaluated(input, weight, bias, _linear_product(input, weight), unit)
 
 
-def _linear_product(weight: Tensor) -> Product:
+def _linear_product(input: Interval, weight: Tensor) -> Product:
     if weight.ndim != 2:
         raise Unsupported(f"weights of {weight.ndim} dimensions")
 
@@ -83,7 +90,8 @@ def _linear_product(weight: Tensor) -> Product:
         return (magnitudes * scale.amax(tuple(range(scale.ndim - 1)))).amax(1)
 
     outputs, inputs = weight.shape
-    return Product(functional.linear, torch.matmul, inputs, outputs, outputs, largest)
+    elements = input.shape[1:-1].numel() * outputs
+    return Product(functional.linear, torch.matmul, inputs, outputs, outputs, elements, largest)
 
 
 def conv2d(
@@ -104,11 +112,16 @@ def conv2d(
 
 
 def conv2d_relaxation(
-    input: Interval, weight: Tensor, bias: Tensor | None = None, *args: Any, **kwargs: Any
+    input: Interval,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    *args: Any,
+    keep: Keep | None = None,
+    **kwargs: Any,
 ) -> Affine:
     """The convolution itself."""
     product = _conv2d_product(input, weight, *args, **kwargs)
-    step = relaxed(input, weight, bias, product)
+    step = relaxed(input, weight, bias, product, keep)
     return replace(step, kernel=_kernel(weight.to(input.dtype), step.offset, *args, **kwargs))
 
 
@@ -162,9 +175,22 @@ def _conv2d_product(
         by_group = magnitudes.amax((2, 3)).view(groups, -1, magnitudes.shape[1])
         return (by_group * by_channel).amax(2).view(-1, 1, 1)
 
-    fan_out = weight.numel() // (weight.shape[1] * groups)
+    fan_in, fan_out = weight.shape[1:].numel(), weight.numel() // (weight.shape[1] * groups)
     outputs, shape = len(weight), (-1, 1, 1)
-    return Product(apply, transpose, weight[0].numel(), fan_out, outputs, largest, shape, sliding)
+    elements = outputs * _places(input.shape[2:], weight, stride, padding, dilation)
+    return Product(apply, transpose, fan_in, fan_out, outputs, elements, largest, shape, sliding)
+
+
+def _places(size: torch.Size, weight: Tensor, stride: Any, padding: Any, dilation: Any) -> int:
+    """Return the number of windows of a convolution over images of a size."""
+    if padding == "same":
+        return size.numel()
+    reach, before = _reach(weight, _pair(dilation), padding)
+    counts = (
+        (each + 2 * pad - extent) // step + 1
+        for each, pad, extent, step in zip(size, before, reach, _pair(stride), strict=True)
+    )
+    return math.prod(counts)
 
 
 def _conv2d_transpose(
@@ -193,10 +219,22 @@ def _conv2d_transpose(
             rows, weight, None, steps, before, _pair(missed), groups, gaps
         )
     # In float64 the gradient's kernel is several times faster on a processor.
-    whole: Tensor = conv2d_input(  # type: ignore[no-untyped-call]
-        [len(rows), weight.shape[1] * groups, *full], weight, rows, steps, 0, gaps, groups
-    )
-    return whole[:, :, before[0] : before[0] + size[0], before[1] : before[1] + size[1]]
+    channels = weight.shape[1] * groups
+    down, across = (slice(b, b + count) for b, count in zip(before, size, strict=True))
+
+    def run(part: Tensor) -> Tensor:
+        shape = [len(part), channels, *full]
+        found: Tensor = conv2d_input(shape, weight, part, steps, 0, gaps, groups)  # type: ignore[no-untyped-call]
+        return found[:, :, down, across]
+
+    if torch.is_grad_enabled():
+        return run(rows)
+    # It is faster without padding, which is then cut off while a few rows are still at hand.
+    found = rows.new_empty(len(rows), channels, *size)
+    step = max(1, _PRODUCTS // (weight.shape[1:].numel() * rows.shape[2:].numel()))
+    for part, place in zip(torch.split(rows, step), torch.split(found, step), strict=True):
+        place.copy_(run(part))
+    return found
 
 
 def _conv2d_sliding(
@@ -336,28 +374,59 @@ def bounded(
     )
 
 
-def relaxed(input: Interval, weight: Tensor, bias: Tensor | None, product: Product) -> Affine:
-    """Return a product as a relaxation: its transpose, and what that rounds."""
-    exact, slide = weight.to(input.dtype), product.sliding
-    offset = None if bias is None else bias.to(input.dtype)
-    with torch.no_grad():
+@dataclass(frozen=True)
+class Rows:
+    """What rows on a product's result take of its weights, in the dtype of the bounds.
+
+    Attributes:
+        exact: The weights.
+        offset: The bias, shaped to go with the result, or None.
+        share: Of the argument's largest magnitude that is rounded per unit of a coefficient.
+        floor: What else is rounded, or None.
+        size: Bytes that they take beside the module.
+    """
+
+    exact: Tensor
+    offset: Tensor | None
+    share: Tensor
+    floor: Tensor | None
+    size: int
+
+    @staticmethod
+    @torch.no_grad()
+    def of(weight: Tensor, bias: Tensor | None, product: Product, dtype: torch.dtype) -> Rows:
+        """Convert the weights of a product."""
+        exact = weight.to(dtype)
+        offset = None if bias is None else bias.to(dtype).view(product.channels)
         # The norm of each row of weights times the largest magnitude: no product is needed.
-        norms = product.norms(exact.abs()).view(product.channels)
-        largest = input.magnitude.flatten(1).amax(1)
-        gamma = rounding.gamma(max(product.fan_in, product.fan_out), input.dtype)
-        error = norms * per_sample(largest, input.lower) * (2 * gamma)
+        gamma = rounding.gamma(max(product.fan_in, product.fan_out), dtype)
+        share = product.norms(exact.abs()).view(product.channels) * (2 * gamma)
+        floor = None
         if offset is not None:
-            offset = offset.view(product.channels)
-            terms = product.outputs
-            if len(input.shape) > 2:
-                terms = product.apply(input.lower[:1], exact, None).numel()
-            error = error + offset.abs() * (2 * rounding.gamma(terms, input.dtype))
+            floor = offset.abs() * (2 * rounding.gamma(product.elements, dtype))
+        return Rows(exact, offset, share, floor, 0 if exact is weight else exact.nbytes)
+
+
+def relaxed(
+    input: Interval,
+    weight: Tensor,
+    bias: Tensor | None,
+    product: Product,
+    keep: Keep | None = None,
+) -> Affine:
+    """Return a product as a relaxation: its transpose, and what that rounds."""
+
+    def convert() -> Rows:
+        return Rows.of(weight, bias, product, input.dtype)
+
+    known, slide = convert() if keep is None else keep(convert), product.sliding
+    error = known.share * per_sample(input.largest.detach(), input.lower)
     return Affine(
         input,
-        lambda rows: flat_rows(rows, lambda flat: product.transpose(flat, exact)),
-        offset,
-        error,
-        None if slide is None else lambda rows: slide(rows, exact),
+        lambda rows: flat_rows(rows, lambda flat: product.transpose(flat, known.exact)),
+        known.offset,
+        error if known.floor is None else error.add_(known.floor),
+        None if slide is None else lambda rows: slide(rows, known.exact),
     )
 
 

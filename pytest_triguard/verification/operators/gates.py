@@ -172,7 +172,10 @@ def _hardswish_ends(input: Interval) -> Interval:
     low = functional.hardswish(torch.minimum(lower.clamp_min(-1.5), upper))
     high = torch.maximum(functional.hardswish(lower), functional.hardswish(upper))
     share, fixed = 16 * unit, 12 * unit + 8 * tiny
-    return Interval(low.mul_(1 - share).sub_(fixed), high.mul_(1 + share).add_(fixed))
+    # Factor and offset in one pass over memory.
+    return Interval(
+        torch.rsub(low, -fixed, alpha=share - 1), torch.rsub(high, fixed, alpha=-1 - share)
+    )
 
 
 def _valley(found: tuple[float, float]) -> Turn:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 from torch.nn import functional
 
 from pytest_triguard.verification import rounding
 from pytest_triguard.verification.intervals import Interval
 from pytest_triguard.verification.operators.rule import Unsupported
-from pytest_triguard.verification.relaxations import Tunable, band
+from pytest_triguard.verification.tunable import Tunable
 
 
 def relu(input: Interval, inplace: bool = False) -> Interval:
@@ -56,27 +55,15 @@ def leaky_relu_relaxation(
     and every line through zero with a slope from `negative_slope` to 1 below it.
     """
     del inplace
-    slope = negative_slope
-    if not 0 <= slope <= 1:
-        raise Unsupported(f"negative_slope={slope}")
-    low, high = input.lower, input.upper
-    active, dead = low >= 0, high <= 0
-    ends = functional.leaky_relu(low, slope), functional.leaky_relu(high, slope)
-    chord = (ends[1] - ends[0]) / (high - low)
-    decided = torch.where(active, 1.0, torch.full_like(low, slope))
-    chord = torch.where(active | dead, decided, chord)
-    above = torch.maximum(ends[0] - chord * low, ends[1] - chord * high)
-    size = ends[0].abs() + ends[1].abs() + chord.abs() * (low.abs() + high.abs())
-    above = above + 8 * rounding.roundoff(low.dtype) * size
-    offset = torch.where(active | dead, 0.0, above)
-    start = torch.where(high > -low, 1.0, 0.0).to(low.dtype)
-
-    free = ~(active | dead)
-    least = torch.where(free, torch.full_like(low, slope), decided)
-    more = torch.where(free, torch.full_like(low, 1 - slope), 0.0)
-    # Slopes are off by two units at most, which the error of a band pays for.
-    widest = band(input, (least + more, None), (chord, offset))
-    return Tunable(widest, start, free, (least, more), rectifies=slope == 0)
+    if not 0 <= negative_slope <= 1:
+        raise Unsupported(f"negative_slope={negative_slope}")
+    least, tiny = negative_slope, rounding.tiny(input.dtype)
+    low, high = input.lower.clamp_max(0), input.upper.clamp_min(0)
+    reach = high - low
+    chord = high / reach.clamp_min(tiny)
+    height = chord * low * (least - 1)
+    reach.add_(4 * tiny / rounding.roundoff(input.dtype))
+    return Tunable(input, least, chord, height, reach if least else reach.mul_(input.upper > 0))
 
 
 def leaky_relu_open(

@@ -41,7 +41,8 @@ class Rule:
             how far from the exact result the module's own result can be, for any summation order,
             `(N or 1, *shape)`; None where nothing is known.
         arguments: For a module: the other arguments, read from it; raises `Unsupported`.
-        keeps: Whether `interval` takes `keep=`, which keeps what it computes from constants alone.
+        keeps: Whether `interval` and `relaxation` take `keep=`, which keeps what they compute from
+            constants alone.
         aliases: Whether the result may share memory with the first argument.
         identity: Whether the result is the first argument.
         many: Whether another argument than the first may depend on the input.

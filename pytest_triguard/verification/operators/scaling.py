@@ -88,8 +88,11 @@ class _Scaling:
         return functional.batch_norm(values, self.zeros, self.ones, factor, offset, False, 0.0, 0.0)
 
 
-def batch_norm_relaxation(input: Interval, *args: Any, **kwargs: Any) -> Scale:
+def batch_norm_relaxation(
+    input: Interval, *args: Any, keep: Keep | None = None, **kwargs: Any
+) -> Scale:
     """The scaling itself."""
+    del keep
     return scaled_relaxation(input, *_shaped(input, *args, **kwargs))
 
 

@@ -1,0 +1,140 @@
+"""The relaxation of an operator with a kink at zero, whose lower line may be chosen."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from pytest_triguard.verification import rounding
+from pytest_triguard.verification.intervals import Interval
+from pytest_triguard.verification.relaxations import Carried, Slid, positive
+from pytest_triguard.verification.windows import Windowed
+
+
+@dataclass(frozen=True)
+class Tunable:
+    """An operator with a kink at zero: under its chord, above a line through zero.
+
+    Slopes are shares, from 0 to 1, of what lies between the slope below zero and 1. That of the
+    line below may be chosen for every element; every choice is sound.
+
+    Attributes:
+        input: Its argument.
+        least: Slope of the operator below zero.
+        chord: `(N, *shape)` share of the line above: 0 where only the part below zero counts, 1
+            where only that above does.
+        height: `(N, *shape)` offset above.
+        reach: `(N, *shape)` the largest magnitude of the argument; zero where no slope counts. None
+            where what is rounded is paid for in the offsets.
+        depth: `(N, *shape)` offset below, negated, where what is rounded is paid for.
+    """
+
+    piecewise: ClassVar[bool] = True
+
+    input: Interval
+    least: float
+    chord: Tensor
+    height: Tensor
+    reach: Tensor | None
+    depth: Tensor | None = None
+
+    @property
+    def rectifies(self) -> bool:
+        """Whether it is the larger of its argument and zero."""
+        return self.least == 0
+
+    @property
+    def error(self) -> Tensor | None:
+        """What rounding in `back` costs per unit of a coefficient, whatever the choice.
+
+        A carried coefficient is a sum of two products, whose slopes are off by a few units, and the
+        offset above may be too low by as much; a constant is two dot products as long as the value
+        has elements.
+        """
+        return None if self.reach is None else self._paid(self.reach)
+
+    def _paid(self, reach: Tensor) -> Tensor:
+        unit = rounding.roundoff(reach.dtype)
+        return (reach * (32 * unit)).add_(self.height, alpha=self._dots + 16 * unit)
+
+    @property
+    def _dots(self) -> float:
+        return 4 * rounding.gamma(self.height.shape[1:].numel(), self.height.dtype)
+
+    @property
+    def start(self) -> Tensor:
+        """The choice that leaves the smaller triangle, `(N, *shape)`: the only one if not free."""
+        return self.chord.round()
+
+    @cached_property
+    def free(self) -> Tensor:
+        """Where the choice matters, `(N, *shape)` bool: the kink is inside."""
+        return (self.input.lower < 0) & (self.input.upper > 0)
+
+    def absorbing(self, before: Tensor | None, error: Tensor | None) -> Tunable:
+        """Return the relaxation with offsets that pay for what is rounded.
+
+        Args:
+            before: What is off in the argument, `(N or 1, *shape)`, or None.
+            error: What else is off in the result, likewise.
+        """
+        if self.reach is None:
+            raise TypeError("what is rounded is paid for once")
+        depth = self._paid(self.reach)
+        if before is not None:
+            # Where the argument stays below a kink to a slope of zero, it does not count.
+            depth += before if self.least else before * (self.input.upper > 0)
+        if error is not None:
+            depth += error
+        depth *= 1 + self._dots + 8 * rounding.roundoff(depth.dtype)
+        return replace(self, height=self.height + depth, depth=depth, reach=None)
+
+    def back(self, rows: Tensor, share: Tensor | None = None) -> tuple[Carried, Tensor | None]:
+        """Carry rows back with the choice at the start, or with shares `(N, S, *shape)`."""
+        above = positive(rows, 2)
+        constant = self._constant(rows.flatten(2), above.flatten(2))
+        upper = self.chord.unsqueeze(1)
+        lower = self.start.unsqueeze(1) if share is None else self._chosen(share, torch.unsqueeze)
+        return [(self.input, self._joined(rows, above, lower, upper))], constant
+
+    def _constant(self, rows: Tensor, above: Tensor) -> Tensor:
+        """Return the constant for rows `(N, S, elements)` and their positive parts, `(N, S)`."""
+        height, drop = (each.flatten(1).unsqueeze(2) for each in (self.height, self._drop))
+        return torch.baddbmm(torch.bmm(rows, height), above, drop, alpha=-1).squeeze(2)
+
+    def slide(self, rows: Windowed, share: Tensor | None = None) -> Slid:
+        """Carry rows in windows back with the choice at the start, or with shares in windows."""
+        above = positive(rows.rows, 3)
+        constant = rows.dot(self.height) - replace(rows, rows=above).dot(self._drop)
+
+        def cut(values: Tensor, dim: int) -> Tensor:
+            return rows.grid.cut(values).unsqueeze(dim + 1)
+
+        lower = cut(self.start, 1) if share is None else self._chosen(share, cut)
+        carried = self._joined(rows.rows, above, lower, cut(self.chord, 1))
+        return [(self.input, Windowed(carried, rows.grid, clean=True))], constant
+
+    @property
+    def _drop(self) -> Tensor:
+        """How far the offset above is over that below."""
+        return self.height if self.depth is None else self.height + self.depth
+
+    def _chosen(self, share: Tensor, placed: Callable[[Tensor, int], Tensor]) -> Tensor:
+        """Return shares where they count, which is where the kink is inside."""
+        return torch.where(placed(self.free, 1), share, placed(self.start, 1))
+
+    def _joined(self, rows: Tensor, above: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
+        """Return the rows times the share below where they are positive, else that above.
+
+        Where no derivatives are wanted, `above` and `lower` are overwritten.
+        """
+        if torch.is_grad_enabled():
+            joined = torch.addcmul(rows * upper, above, lower - upper)
+        else:
+            joined = above.mul_(lower.sub_(upper)).addcmul_(rows, upper)
+        return joined if not self.least else self.least * rows + (1 - self.least) * joined
