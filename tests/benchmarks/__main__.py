@@ -12,7 +12,16 @@ from dataclasses import replace
 
 import torch
 
-from tests.benchmarks import memory, peers, pieces, plugin, robustness, throughput, verifier
+from tests.benchmarks import (
+    batches,
+    memory,
+    peers,
+    pieces,
+    plugin,
+    robustness,
+    throughput,
+    verifier,
+)
 from tests.benchmarks.plan import QUICK, Plan
 from tests.benchmarks.table import Row, heading, line
 
@@ -23,6 +32,7 @@ MEASUREMENTS: dict[str, Callable[[Plan], Iterator[Row]]] = {
     "pieces": pieces.measure,
     "plugin": plugin.measure,
     "verifier": verifier.measure,
+    "batches": batches.measure,
     "peers": peers.measure,
 }
 

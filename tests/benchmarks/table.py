@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -41,7 +42,8 @@ HEADER = (
 
 
 def shown(ratio: Ratio) -> str:
-    if ratio.low == ratio.high:
+    """Return a ratio with its interval, where there is one."""
+    if ratio.low == ratio.high or math.isinf(ratio.high):
         return f"{ratio.mean:.3f}"
     return f"{ratio.mean:.3f} [{ratio.low:.3f}, {ratio.high:.3f}]"
 
