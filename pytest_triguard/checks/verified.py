@@ -26,6 +26,7 @@ from pytest_triguard.running import Run
 from pytest_triguard.verification import (
     Budget,
     Certificate,
+    Decision,
     SampleVerdict,
     Stage,
     Tally,
@@ -90,14 +91,8 @@ def measure_verified(
     run.require_one_each("eps", eps)
     run.tune(ATTACK_STEPS)
     spent = limits(method, budget)
-    columns, worst, tally, proofs = Columns(), Worst(), Tally(), _Proofs()
-    issuer = None
-    if certified is not None:
-        where = region(eps, norm, None, None, run.model)
-        asked = Specification()
-        issuer = Issuer(certified, run.model, where, asked, method, spent.steps, "real")
-    statuses: Counter[str] = Counter()
-    reasons: Counter[str] = Counter()
+    issuer = None if certified is None else _issuer(certified, run, eps, norm, method, spent)
+    seen = _Seen(issuer)
     for decision in verify_stream(
         run.model,
         run.samples if issuer is None else issuer.watched(run.samples),
@@ -108,33 +103,19 @@ def measure_verified(
         seed=seed,
         keep=issuer is not None,
     ):
-        tally.add(decision)
-        if issuer is not None:
-            proofs.add(issuer.issue(decision.verdicts))
-        columns.add(
-            [each.position for each in decision.verdicts],
-            [each.id for each in decision.verdicts],
-            value=[_VALUES[each.status] for each in decision.verdicts],
-        )
-        for each in decision.verdicts:
-            by = f" by {each.stage}" if each.status == "falsified" else ""
-            statuses["misclassified" if each.stage == "clean" else f"{each.status}{by}"] += 1
-            reasons.update([f"{each.status}: {each.reason}"] if each.reason else [])
-            if each.status in _BADNESS:
-                worst.offer(_score(each), each.position, partial(replace, each))
-    ids, found = columns.arrays()
-    things: list[SampleVerdict] = worst.things()
-    unknown = int(np.isnan(found["value"]).sum())
-    counts = {"proven": statuses.pop("proven", 0)} | dict(sorted(statuses.items()))
+        seen.add(decision)
+    ids, found = seen.columns.arrays()
+    things: list[SampleVerdict] = seen.worst.things()
+    left_out = seen.proofs.left_out
     return Finding(
         metric="verified rate",
         ids=ids,
         values=found["value"],
-        counts=counts,
+        counts=seen.counts(),
         undefined=0,
-        unknown=unknown,
+        unknown=int(np.isnan(found["value"]).sum()),
         subject="no class but the label in the " + describe_ball(eps, norm, run.samples.bounds),
-        method=_budgeted(method, spent, seed, tally.stages, reasons),
+        method=_budgeted(method, spent, seed, seen.tally.stages, seen.reasons),
         parameters={
             "method": method,
             "eps": fingerprint(eps) if isinstance(eps, Tensor) else float(eps),
@@ -147,9 +128,53 @@ def measure_verified(
         counterexamples=lambda: [
             _counterexample(each, eps, norm) for each in things if each.counterexample is not None
         ],
-        certificates=proofs.kept,
-        diagnostics={"certificates left out": float(proofs.left_out)} if proofs.left_out else {},
+        certificates=seen.proofs.kept,
+        diagnostics={"certificates left out": float(left_out)} if left_out else {},
     )
+
+
+def _issuer(
+    certified: Classifier, run: Run, eps: float | Tensor, norm: str, method: str, spent: Budget
+) -> Issuer:
+    """Return what writes the certificates of a check."""
+    where = region(eps, norm, None, None, run.model)
+    return Issuer(certified, run.model, where, Specification(), method, spent.steps, "real")
+
+
+class _Seen:
+    """What is kept of the decisions, whatever their number.
+
+    Args:
+        issuer: Writes certificates, or None where none are kept.
+    """
+
+    def __init__(self, issuer: Issuer | None) -> None:
+        self.columns, self.worst, self.tally, self.proofs = Columns(), Worst(), Tally(), _Proofs()
+        self.reasons: Counter[str] = Counter()
+        self._statuses: Counter[str] = Counter()
+        self._issuer = issuer
+
+    def add(self, decision: Decision) -> None:
+        """Keep the scalars of some decisions, and what is worst among them."""
+        self.tally.add(decision)
+        if self._issuer is not None:
+            self.proofs.add(self._issuer.issue(decision.verdicts))
+        self.columns.add(
+            [each.position for each in decision.verdicts],
+            [each.id for each in decision.verdicts],
+            value=[_VALUES[each.status] for each in decision.verdicts],
+        )
+        for each in decision.verdicts:
+            by = f" by {each.stage}" if each.status == "falsified" else ""
+            self._statuses["misclassified" if each.stage == "clean" else f"{each.status}{by}"] += 1
+            self.reasons.update([f"{each.status}: {each.reason}"] if each.reason else [])
+            if each.status in _BADNESS:
+                self.worst.offer(_score(each), each.position, partial(replace, each))
+
+    def counts(self) -> dict[str, int]:
+        """Return how many samples have each status, the proven ones first."""
+        others = {name: count for name, count in self._statuses.items() if name != "proven"}
+        return {"proven": self._statuses["proven"]} | dict(sorted(others.items()))
 
 
 def _score(verdict: SampleVerdict) -> float:
