@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from pytest_triguard.attacks.base import Attack
-from pytest_triguard.attacks.goals import LOSSES, ascended, reached
+from pytest_triguard.attacks.goals import LOSSES, ascended
+from pytest_triguard.attacks.searching import Answers
 from pytest_triguard.engine import draws
 from pytest_triguard.engine.geometry import (
     ascent,
@@ -132,29 +133,12 @@ class GradientSteps(Attack):
 
 
 @dataclass(frozen=True)
-class Steps:
+class Steps(Answers[GradientSteps]):
     """The search behind an attack of this family; see `engine.iteration.Search`.
 
     Args:
         attack: The attack.
     """
-
-    attack: GradientSteps
-
-    @property
-    def steps(self) -> int:
-        """Steps per start."""
-        return self.attack.steps
-
-    @property
-    def restarts(self) -> int:
-        """Number of starts."""
-        return self.attack.restarts
-
-    @property
-    def stop(self) -> Stop:
-        """Whether a row leaves at its first success."""
-        return self.attack.stop
 
     @property
     def record(self) -> bool:
@@ -165,10 +149,6 @@ class Steps:
     def best(self) -> bool:
         """Whether the best point of a start is what it found: no, its last one is."""
         return False
-
-    def radius(self, positions: list[int]) -> Tensor:
-        """Return the radius of each sample's ball, `(n,)`, on the host."""
-        return self.attack.radius(positions)
 
     def passes(self, steps: int) -> int:
         """Return the gradient passes that a start and so many estimates take."""
@@ -213,7 +193,3 @@ class Steps:
     def loss(self, logits: Tensor, rows: Rows) -> Tensor:
         """Return what is ascended, `(n,)`."""
         return self.attack.ascended(logits, rows)
-
-    def won(self, logits: Tensor, rows: Rows) -> Tensor:
-        """Return whether the goal is reached, `(n,)` bool."""
-        return reached(logits, rows)

@@ -36,16 +36,14 @@ Method = TypeVar("Method", bound=Stepping)
 
 
 @dataclass(frozen=True)
-class Searching(Generic[Method]):
-    """Answers the iteration with the hyperparameters of an attack, and keeps the best point.
+class Answers(Generic[Method]):
+    """Answers the iteration with the hyperparameters of an attack.
 
     Args:
         attack: The attack.
-        model: The network.
     """
 
     attack: Method
-    model: Model
 
     @property
     def steps(self) -> int:
@@ -62,6 +60,26 @@ class Searching(Generic[Method]):
         """Whether a row leaves at its first success or goes through all steps."""
         return self.attack.stop
 
+    def radius(self, positions: list[int]) -> Tensor:
+        """Return the radius of each sample's ball, `(n,)`, on the host."""
+        return self.attack.radius(positions)
+
+    def won(self, logits: Tensor, rows: Rows) -> Tensor:
+        """Return whether the goal is reached, `(n,)` bool."""
+        return reached(logits, rows)
+
+
+@dataclass(frozen=True)
+class Searching(Answers[Method]):
+    """Answers for a search that keeps its best point and no trajectory.
+
+    Args:
+        attack: The attack.
+        model: The network.
+    """
+
+    model: Model
+
     @property
     def record(self) -> bool:
         """Whether the trajectory is kept."""
@@ -72,14 +90,6 @@ class Searching(Generic[Method]):
         """Whether the best point of a start is what it found."""
         return True
 
-    def radius(self, positions: list[int]) -> Tensor:
-        """Return the radius of each sample's ball, `(n,)`, on the host."""
-        return self.attack.radius(positions)
-
     def passes(self, steps: int) -> int:
         """Return the passes that a start and so many estimates take."""
         return steps
-
-    def won(self, logits: Tensor, rows: Rows) -> Tensor:
-        """Return whether the goal is reached, `(n,)` bool."""
-        return reached(logits, rows)
