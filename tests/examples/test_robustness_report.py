@@ -2,42 +2,18 @@
 
 import json
 import re
-import shutil
 import sys
-from pathlib import Path
 
 import pytest
 
-EXAMPLE = Path(__file__).parents[2] / "examples" / "robustness_report"
-QUIET = (
-    "-p",
-    "no:randomly",
-    "-p",
-    "no:rerunfailures",
-    "-p",
-    "no:timeout",
-    "-p",
-    "no:cacheprovider",
-)
+EXAMPLE = "robustness_report"
 
 pytest.importorskip("mlxtend")
 
 
-@pytest.fixture
-def example(pytester, monkeypatch):
-    """A copy of the example; its trained networks are kept where the example keeps them."""
-    monkeypatch.delenv("PYTEST_ADDOPTS", raising=False)
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    shutil.copytree(EXAMPLE, pytester.path, dirs_exist_ok=True)
-    shutil.rmtree(pytester.path / ".cache", ignore_errors=True)
-    (EXAMPLE / ".cache").mkdir(exist_ok=True)
-    (pytester.path / ".cache").symlink_to(EXAMPLE / ".cache", target_is_directory=True)
-    return pytester
-
-
 def run(example, *options):
     """Return what the checks of the example found, if all its tests passed."""
-    result = example.runpytest_subprocess(*QUIET, *options, "--triguard-json=report.json")
+    result = example.runpytest_subprocess(*options, "--triguard-json=report.json")
     assert result.ret == pytest.ExitCode.OK
     return json.loads((example.path / "report.json").read_text())["checks"]
 
@@ -62,7 +38,7 @@ def test_the_gate_holds_and_says_which_attack_broke_what(example):
 @pytest.mark.slow
 def test_the_report_is_the_one_in_the_readme(example):
     done = example.run(sys.executable, "report.py")
-    shown = (EXAMPLE / "README.md").read_text().split("```text\n")[1].split("```")[0]
+    shown = (example.path / "README.md").read_text().split("```text\n")[1].split("```")[0]
     broke = re.compile(r"^(\w+) +(\d+) +\d+ +\d+ ", re.MULTILINE)
     found, expected = (broke.findall(each) for each in ("\n".join(done.outlines), shown))
     assert [name for name, _ in found] == [name for name, _ in expected]
