@@ -21,5 +21,5 @@ class APGDDLR(APGD):
     """
 
     name: ClassVar[str] = "apgd_dlr"
-    facts: ClassVar[Facts] = Facts(cost=f"at most {PASSES}")
+    facts: ClassVar[Facts] = Facts(cost=f"at most {PASSES}", checked="torchattacks")
     loss: ClassVar[str] = "dlr"

@@ -36,7 +36,7 @@ class APGDT(APGD):
     """
 
     name: ClassVar[str] = "apgd_t"
-    facts: ClassVar[Facts] = Facts(cost=f"at most {PASSES}")
+    facts: ClassVar[Facts] = Facts(cost=f"at most {PASSES}", checked="torchattacks")
     loss: ClassVar[str] = "targeted dlr"
 
     classes: int = TARGETS

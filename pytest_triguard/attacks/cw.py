@@ -54,7 +54,7 @@ class CW(Attack):
     """
 
     name: ClassVar[str] = "cw"
-    facts: ClassVar[Facts] = Facts(cost=f"at most {PASSES}")
+    facts: ClassVar[Facts] = Facts(cost=f"at most {PASSES}", checked="Foolbox")
 
     norm: Norm = "l2"
     steps: int = 1000

@@ -27,7 +27,7 @@ class DIM(MomentumSteps):
     """
 
     name: ClassVar[str] = "dim"
-    facts: ClassVar[Facts] = Facts()
+    facts: ClassVar[Facts] = Facts(checked="torchattacks")
 
     copies: int = 1
     probability: float = 0.5

@@ -52,7 +52,9 @@ class FAB(Attack):
     """
 
     name: ClassVar[str] = "fab"
-    facts: ClassVar[Facts] = Facts(cost=f"at most {PASSES}, each with a backward pass a class")
+    facts: ClassVar[Facts] = Facts(
+        cost=f"at most {PASSES}, each with a backward pass a class", checked="torchattacks"
+    )
 
     steps: int = 100
     restarts: int = 1

@@ -37,7 +37,7 @@ class FABT(FAB):
     """
 
     name: ClassVar[str] = "fab_t"
-    facts: ClassVar[Facts] = Facts(cost=f"at most {PASSES}")
+    facts: ClassVar[Facts] = Facts(cost=f"at most {PASSES}", checked="torchattacks")
 
     classes: int = TARGETS
 

@@ -33,7 +33,7 @@ class FGSM(Attack):
     """
 
     name: ClassVar[str] = "fgsm"
-    facts: ClassVar[Facts] = Facts()
+    facts: ClassVar[Facts] = Facts(checked="torchattacks, Foolbox")
 
     loss: str = "cross_entropy"
     trajectory: bool = False

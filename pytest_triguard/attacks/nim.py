@@ -22,5 +22,5 @@ class NIM(MomentumSteps):
     """
 
     name: ClassVar[str] = "nim"
-    facts: ClassVar[Facts] = Facts()
+    facts: ClassVar[Facts] = Facts(checked="torchattacks")
     looks_ahead: ClassVar[bool] = True

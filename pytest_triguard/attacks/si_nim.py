@@ -26,7 +26,7 @@ class SINIM(NIM):
     """
 
     name: ClassVar[str] = "si_nim"
-    facts: ClassVar[Facts] = Facts()
+    facts: ClassVar[Facts] = Facts(checked="torchattacks")
 
     copies: int = 5
 

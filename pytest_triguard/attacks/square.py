@@ -53,7 +53,7 @@ class Square(Attack):
     """
 
     name: ClassVar[str] = "square"
-    facts: ClassVar[Facts] = Facts(cost=f"at most {PASSES} forward")
+    facts: ClassVar[Facts] = Facts(cost=f"at most {PASSES} forward", checked="torchattacks")
 
     queries: int = 5000
     restarts: int = 1

@@ -25,7 +25,7 @@ class TIM(MomentumSteps):
     """
 
     name: ClassVar[str] = "tim"
-    facts: ClassVar[Facts] = Facts()
+    facts: ClassVar[Facts] = Facts(checked="torchattacks")
 
     size: int = 15
     kernel: str = "gaussian"
