@@ -24,5 +24,7 @@ class Deletion(RemovalCurve):
     """
 
     name: ClassVar[str] = "deletion"
-    facts: ClassVar[Facts] = Facts(cost=f"at most {PASSES} forward", sign="lower is better")
+    facts: ClassVar[Facts] = Facts(
+        cost=f"at most {PASSES} forward", sign="lower is better", checked="Quantus"
+    )
     direction: ClassVar[Direction] = "deletion"

@@ -42,7 +42,9 @@ class Entropy(Metric):
     """
 
     name: ClassVar[str] = "entropy"
-    facts: ClassVar[Facts] = Facts(cost="none", sign="lower is more concentrated", checked="scipy")
+    facts: ClassVar[Facts] = Facts(
+        cost="none", sign="lower is more concentrated", checked="scipy, Quantus"
+    )
 
     form: EntropyForm = "normalized"
 

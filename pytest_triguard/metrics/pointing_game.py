@@ -33,7 +33,7 @@ class PointingGame(Metric):
     """
 
     name: ClassVar[str] = "pointing_game"
-    facts: ClassVar[Facts] = Facts(cost="none", sign="higher is better")
+    facts: ClassVar[Facts] = Facts(cost="none", sign="higher is better", checked="Quantus")
 
     tolerance: int = 0
 

@@ -29,7 +29,7 @@ class TriggerRecall(Metric):
     """
 
     name: ClassVar[str] = "trigger_recall"
-    facts: ClassVar[Facts] = Facts(cost="none", sign="higher is better")
+    facts: ClassVar[Facts] = Facts(cost="none", sign="higher is better", checked="Quantus")
 
     @property
     def title(self) -> str:
