@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from pytest_triguard.engine import devices
 from pytest_triguard.engine.chunking import ChunkSize, Timings
+from pytest_triguard.engine.kept import KeptMaps
 from pytest_triguard.engine.model import Model
 from pytest_triguard.errors import InputError, InputTypeError, ModelError
 from pytest_triguard.settings import current_settings
@@ -35,6 +36,9 @@ class Classifier:
         mean: Subtracted before the network, one number or one per channel, or None.
         std: Divided by before the network, likewise; given exactly when `mean` is.
         classes: Names of the classes, in the order of the logits, or None.
+
+    Attributes:
+        kept: Maps that its checks leave to each other.
 
     Raises:
         InputTypeError: If `module` is no `torch.nn.Module`, or a number is none.
@@ -65,6 +69,7 @@ class Classifier:
         self._lock = threading.RLock()
         self._held: _Held | None = None
         self._timings: dict[str, Timings] = {}
+        self.kept = KeptMaps()
         self._fingerprint: tuple[tuple[object, ...], str] | None = None
 
     def __repr__(self) -> str:

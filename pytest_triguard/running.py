@@ -25,11 +25,13 @@ class Run:
     """A classifier and samples, ready to be worked on.
 
     Attributes:
-        model: The network, prepared.
+        classifier: The classifier under test.
+        model: Its network, prepared.
         samples: The samples, checked as they are read.
         like: The first inputs, on the host or wherever the user keeps them.
     """
 
+    classifier: Classifier
     model: Model
     samples: Samples
     like: Tensor
@@ -120,7 +122,7 @@ def running(
             raise InputError("labels are missing: give them beside the inputs, or in the loader")
         with probed(classifier, first.inputs, seed=seed, may_draw=may_draw) as model:
             stream.num_classes = model.num_classes
-            yield Run(model, stream, first.inputs)
+            yield Run(classifier, model, stream, first.inputs)
 
 
 @contextmanager

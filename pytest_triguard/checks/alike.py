@@ -12,6 +12,7 @@ from pytest_triguard.attributions.base import known_targets
 from pytest_triguard.checks.columns import Array, Columns
 from pytest_triguard.checks.explained import About, about_maps
 from pytest_triguard.checks.finding import Finding
+from pytest_triguard.checks.maps import Maps
 from pytest_triguard.classifier import Classifier
 from pytest_triguard.engine.samples import Batch
 from pytest_triguard.engine.sifting import require_finite
@@ -96,7 +97,7 @@ def _measured(
     """Measure the metric of each map of a method and another map of the same samples."""
     columns, about = Columns(), About()
     attribution, other = methods
-    for batch, maps in attribution.stream(run.model, run.samples):
+    for batch, maps in Maps(run, attribution).stream():
         about.add(attribution.diagnostics(run.model, batch, maps))
         others = explain(batch)
         columns.add(

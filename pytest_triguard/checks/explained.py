@@ -17,6 +17,7 @@ from pytest_triguard.attributions import Attribution
 from pytest_triguard.attributions.base import with_logits, with_targets
 from pytest_triguard.checks.columns import Array, Columns
 from pytest_triguard.checks.finding import Finding, describe_ball, rows, worst_places
+from pytest_triguard.checks.maps import Maps, blocks
 from pytest_triguard.engine.baselines import BASELINES, check_baseline
 from pytest_triguard.engine.equality import fingerprint
 from pytest_triguard.engine.model import Model
@@ -85,7 +86,7 @@ def measure_entropy(run: Run, attribution: Attribution, metric: Metric) -> Findi
     """Measure the entropy of each map; a zero map is undefined."""
     run.tune(attribution.passes_per_sample)
     columns, about = Columns(), About()
-    for batch, maps in attribution.stream(run.model, run.samples):
+    for batch, maps in Maps(run, attribution).stream():
         about.add(attribution.diagnostics(run.model, batch, maps))
         columns.add(
             batch.positions,
@@ -142,9 +143,10 @@ def _between_baselines(
 ) -> Iterator[tuple[Batch, Tensor, Tensor]]:
     model = run.model
     ends = [_from_baseline(attribution, each) for each in (between.first, between.second)]
-    for block in Feed(run.samples, model.device).blocks(model.chunk.rows):
+    explained = [Maps(run, end) for end in ends]
+    for source, block in blocks(run):
         batch = with_logits(model, with_targets(model, block))  # both ends ask for them
-        maps = [end.explain(model, batch) for end in ends]
+        maps = [each.explain(source, batch) for each in explained]
         for end, each in zip(ends, maps, strict=True):
             about.add(end.diagnostics(model, batch, each))
         yield batch, maps[0], maps[1]

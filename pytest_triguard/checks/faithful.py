@@ -9,6 +9,7 @@ from pytest_triguard.attributions.base import known_targets
 from pytest_triguard.checks.columns import Columns
 from pytest_triguard.checks.explained import About, about_maps
 from pytest_triguard.checks.finding import Finding
+from pytest_triguard.checks.maps import Maps
 from pytest_triguard.engine.sifting import require_finite
 from pytest_triguard.metrics.removal import Direction
 from pytest_triguard.metrics.removal_curve import RemovalCurve
@@ -32,7 +33,7 @@ def measure_faithfulness(
     directions: list[Direction] = [each.direction for each in curves]
     run.tune(attribution.passes_per_sample + len(curves) * curves[0].passes_per_sample)
     columns, about = Columns(), About()
-    for batch, maps in attribution.stream(run.model, run.samples):
+    for batch, maps in Maps(run, attribution).stream():
         about.add(attribution.diagnostics(run.model, batch, maps))
         areas = curves[0].areas(run.model, batch, maps, directions)
         columns.add(

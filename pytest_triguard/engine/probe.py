@@ -46,7 +46,7 @@ def probe(model: Model, inputs: Tensor, *, may_draw: bool = False) -> None:
     name = type(model.module).__name__
     if not bool(torch.isfinite(first).all()):
         raise ModelError(f"the module {name} must give finite logits, but NaN or infinity came")
-    if not torch.equal(first, second) and (is_host(model.device) or _differs(first, second)):
+    if not torch.equal(first, second) and (is_host(model.device) or differs(first, second)):
         if may_draw:
             model.draws = True
             return
@@ -55,7 +55,7 @@ def probe(model: Model, inputs: Tensor, *, may_draw: bool = False) -> None:
             f"{_distance(first, second):.2g}; a dropout that a custom forward leaves active is the "
             "usual reason (pass training=self.training to it)"
         )
-    if alone is None or _differs(first[:1], company[:1]) or _differs(first[:1], alone):
+    if alone is None or differs(first[:1], company[:1]) or differs(first[:1], alone):
         raise ModelError(
             f"the module {name} is batch-dependent: the logits of one sample change with its "
             "neighbours; batch normalisation without running statistics is the usual reason"
@@ -98,8 +98,8 @@ def _distance(first: Tensor, second: Tensor) -> float:
     return float((first - second).abs().max())
 
 
-def _differs(first: Tensor, second: Tensor) -> bool:
-    """Return whether logits differ by more than kernels for other batch sizes explain."""
+def differs(first: Tensor, second: Tensor) -> bool:
+    """Return whether logits, or what is of their size, differ by more than kernels explain."""
     tolerance = _TOLERANCE.get(first.dtype, _COARSE)
     scale = max(1.0, float(first.abs().max()))
     return not _distance(first, second) <= tolerance * scale
