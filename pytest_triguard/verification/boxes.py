@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from pytest_triguard.verification.intervals import Interval
+from pytest_triguard.verification.relaxations import first_largest
 
 MOST = 16
 """Varying inputs up to which a box is halved. To halve all of them takes two to that power many
@@ -55,8 +56,9 @@ def steepest(region: Interval, rows: Tensor) -> Tensor:
     floor = _SHARE * slopes.amax(1, keepdim=True) + torch.finfo(slopes.dtype).tiny
     width = (region.upper - region.lower).flatten(1)
     change = (slopes + floor) / slopes.amax(1, keepdim=True).clamp_min(floor) * width
-    most, place = torch.where(_halves(region), change, -1.0).max(1)
-    return torch.where(most >= 0, place, -1)
+    halves = _halves(region)
+    place = first_largest(torch.where(halves, change, -1.0))
+    return torch.where(halves.any(1), place, -1)
 
 
 def _halves(region: Interval) -> Tensor:

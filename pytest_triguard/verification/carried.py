@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pytest_triguard.verification import rounding
 from pytest_triguard.verification.intervals import Interval
-from pytest_triguard.verification.relaxations import Relaxation, Slid, dot
+from pytest_triguard.verification.relaxations import Relaxation, Slid, dot, magnitudes
 from pytest_triguard.verification.tunable import Tunable
 from pytest_triguard.verification.windows import Windowed, merged, whole
 
@@ -49,8 +49,8 @@ def back(
 def absolute_dot(rows: Tensor | Windowed, error: Tensor) -> Tensor:
     """Return the magnitudes of rows times `(N or 1, *shape)`, as `(N, S)`."""
     if isinstance(rows, Windowed):
-        return replace(rows, rows=rows.rows.abs()).dot(error)
-    return dot(rows.abs(), error.unsqueeze(1))
+        return replace(rows, rows=magnitudes(rows.rows, 3)).dot(error)
+    return dot(magnitudes(rows, 2), error.unsqueeze(1))
 
 
 def summed(parts: list[Tensor]) -> Tensor:

@@ -219,7 +219,8 @@ class Search:
         if self.limit is not None:
             room = torch.minimum(room, (self.limit - self._count + 1) // 2)
         room = torch.where(alive, room, 0)
-        order = open_.bound.argsort(stable=True)
+        # In few digits, so that what is alike up to noise keeps its order.
+        order = open_.bound.float().argsort(stable=True)
         order = order[open_.owner[order].argsort(stable=True)]
         owner = open_.owner[order]
         sizes = torch.zeros_like(self._count).index_add_(0, owner, torch.ones_like(owner))

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pytest_triguard.verification import rounding
 from pytest_triguard.verification.intervals import Interval, lengths, per_sample
-from pytest_triguard.verification.relaxations import dot
+from pytest_triguard.verification.relaxations import dot, largest, magnitudes
 from pytest_triguard.verification.windows import Windowed, whole
 
 
@@ -25,28 +25,29 @@ def least_over(region: Interval, rows: Tensor | Windowed) -> Tensor:
     """
     if isinstance(rows, Windowed):
         if region.ball is None:
-            return _least_over_box(region, rows, replace(rows, rows=rows.rows.abs()))
+            return _least_over_box(region, rows, replace(rows, rows=magnitudes(rows.rows, 3)))
         rows = whole(rows)
-    magnitudes = rows.abs()
-    least = _least_over_box(region, rows, magnitudes)
+    sizes = magnitudes(rows, 2)
+    least = _least_over_box(region, rows, sizes)
     if region.ball is None:
         return least
     gamma = rounding.gamma(region.lower[0].numel(), rows.dtype)
     ball = region.ball
-    scaled = (rows * ball.scale.unsqueeze(1)).flatten(0, 1)
-    dual = lengths(scaled, "linf" if ball.norm == "l1" else "l2").view(rows.shape[:2])
-    floor = scaled[0].numel() * rounding.tiny(rows.dtype) ** 0.5  # squares may underflow
+    scaled = sizes * ball.scale.unsqueeze(1)
+    if ball.norm == "l1":
+        dual = largest(scaled.flatten(2))
+    else:
+        dual = lengths(scaled.flatten(0, 1), "l2").view(rows.shape[:2])
+    floor = scaled[0, 0].numel() * rounding.tiny(rows.dtype) ** 0.5  # squares may underflow
     dual = (dual + floor) * per_sample(ball.radius, dual) * (1 + 2 * gamma)
-    error = dot(magnitudes, (2 * gamma * ball.centre.abs()).unsqueeze(1))
+    error = dot(sizes, (2 * gamma * ball.centre.abs()).unsqueeze(1))
     return torch.maximum(least, dot(rows, ball.centre.unsqueeze(1)) - dual - error)
 
 
-def _least_over_box(
-    region: Interval, rows: Tensor | Windowed, magnitudes: Tensor | Windowed
-) -> Tensor:
+def _least_over_box(region: Interval, rows: Tensor | Windowed, sizes: Tensor | Windowed) -> Tensor:
     gamma = rounding.gamma(region.lower[0].numel(), region.dtype)
     centre, radius = region.centre_and_radius()
     reach = radius * (1 + 2 * gamma) + 2 * gamma * centre.abs()
-    if isinstance(rows, Windowed) and isinstance(magnitudes, Windowed):
-        return rows.dot(centre) - magnitudes.dot(reach)
-    return dot(whole(rows), centre.unsqueeze(1)) - dot(whole(magnitudes), reach.unsqueeze(1))
+    if isinstance(rows, Windowed) and isinstance(sizes, Windowed):
+        return rows.dot(centre) - sizes.dot(reach)
+    return dot(whole(rows), centre.unsqueeze(1)) - dot(whole(sizes), reach.unsqueeze(1))

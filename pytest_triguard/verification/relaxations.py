@@ -291,7 +291,7 @@ def band_error(
 
 
 def positive(rows: Tensor, lead: int) -> Tensor:
-    """Return the positive part of rows, with no slope where they are noise.
+    """Return the positive part of rows, with half the slope where they are noise.
 
     Coefficients that cancel leave the noise of a sum, whose sign depends on how many samples are
     computed together. What is chosen by ascent must not depend on that sign.
@@ -302,9 +302,38 @@ def positive(rows: Tensor, lead: int) -> Tensor:
     """
     if not rows.requires_grad or not rows.numel():
         return rows.clamp_min(0)
-    noise = peak(rows.detach(), lead) * NOISE[rows.dtype]
-    found: Tensor = _Positive.apply(rows, noise.view(*noise.shape, *[1] * (rows.ndim - lead)))
+    found: Tensor = _Positive.apply(rows, _noise(rows, lead))
     return found
+
+
+def magnitudes(rows: Tensor, lead: int) -> Tensor:
+    """Return the magnitudes of rows, with no slope where they are noise; see `positive`."""
+    if not rows.requires_grad or not rows.numel():
+        return rows.abs()
+    found: Tensor = _Magnitudes.apply(rows, _noise(rows, lead))
+    return found
+
+
+def largest(sizes: Tensor) -> Tensor:
+    """Return the largest of magnitudes `(N, S, elements)`, `(N, S)`.
+
+    Those that are the largest up to noise share the slope, as which of them is does not tell.
+    """
+    if not sizes.requires_grad:
+        return sizes.amax(2)
+    found: Tensor = _Largest.apply(sizes)
+    return found
+
+
+def first_largest(values: Tensor) -> Tensor:
+    """Return the place of the largest of `(N, elements)`, the first of those alike up to noise."""
+    return values.float().argmax(1)  # in few digits
+
+
+def _noise(rows: Tensor, lead: int) -> Tensor:
+    """Return up to which magnitude coefficients are noise, shaped to go with the rows."""
+    noise = peak(rows.detach(), lead) * NOISE[rows.dtype]
+    return noise.view(*noise.shape, *[1] * (rows.ndim - lead))
 
 
 def peak(values: Tensor, lead: int) -> Tensor:
@@ -314,17 +343,47 @@ def peak(values: Tensor, lead: int) -> Tensor:
 
 
 class _Positive(torch.autograd.Function):
-    """The positive part, whose slope is 0 up to a threshold."""
+    """The positive part, whose slope is 1/2 up to a threshold: the middle of both sides."""
 
     @staticmethod
     def forward(ctx: Any, rows: Tensor, noise: Tensor) -> Tensor:
-        ctx.save_for_backward(rows > noise)
+        ctx.save_for_backward((rows > noise).to(torch.int8) + (rows >= -noise).to(torch.int8))
         return rows.clamp_min(0)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        (kept,) = ctx.saved_tensors
-        return torch.where(kept, gradient, 0.0), None
+        (halves,) = ctx.saved_tensors
+        return (gradient * halves).mul_(0.5), None
+
+
+class _Magnitudes(torch.autograd.Function):
+    """The magnitude, whose slope is 0 up to a threshold."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, noise: Tensor) -> Tensor:
+        ctx.save_for_backward((rows > noise).to(torch.int8) - (rows < -noise).to(torch.int8))
+        return rows.abs()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        (sign,) = ctx.saved_tensors
+        return gradient * sign, None
+
+
+class _Largest(torch.autograd.Function):
+    """The largest element, whose slope is shared by all that are within noise of it."""
+
+    @staticmethod
+    def forward(ctx: Any, sizes: Tensor) -> Tensor:
+        most = sizes.amax(2, keepdim=True)
+        ctx.save_for_backward(sizes >= most * (1 - NOISE[sizes.dtype]))
+        return most.squeeze(2)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        (among,) = ctx.saved_tensors
+        share = gradient.unsqueeze(2) / among.sum(2, keepdim=True)
+        return torch.where(among, share, 0.0)
 
 
 def dot(rows: Tensor, values: Tensor) -> Tensor:

@@ -12,9 +12,10 @@ from torch.nn import functional
 from pytest_triguard.verification import boxes, leaves
 from pytest_triguard.verification.alpha_crown import RATE, ascend
 from pytest_triguard.verification.domains import Bounded, Domains
-from pytest_triguard.verification.intervals import Ball, Interval, lengths
+from pytest_triguard.verification.intervals import Ball, Interval, lengths, per_sample
 from pytest_triguard.verification.methods import Effort
 from pytest_triguard.verification.proof_tree import started
+from pytest_triguard.verification.relaxations import NOISE, first_largest, peak
 from pytest_triguard.verification.specification import joint
 from pytest_triguard.verification.substitution import INPUT, Substitution, Tuning, plainly
 from pytest_triguard.verification.windows import Windowed, whole
@@ -98,7 +99,9 @@ class Splits:
                 "next": state["next"],
             }
             sides.append(replace(domains, state=grown))
-        return sides[0].joined(sides[1])
+        # Parts of one domain side by side: their order does not tell what was split beside it.
+        order = torch.arange(2 * len(domains), device=domains.owner.device)
+        return sides[0].joined(sides[1]).pick(order.view(2, len(domains)).T.flatten())
 
     def bound(self, domains: Domains) -> Bounded:
         """Bound domains: intervals with the decisions, then ascent on slopes and multipliers."""
@@ -223,8 +226,8 @@ class Splits:
             costs = seen[key].squeeze(1).abs() * height if key in seen else 0 * height
             part = torch.where(tunable.free, costs.nan_to_num(0.0), -1.0).flatten(1)
             score[:, self.offsets[source]] = torch.maximum(score[:, self.offsets[source]], part)
-        most, place = score.max(1)
-        return torch.where(most >= 0, place, -1), (score >= 0).sum(1)
+        free = score >= 0
+        return torch.where(free.any(1), first_largest(score), -1), free.sum(1)
 
     def _halved_next(self, walk: Substitution, relu: Tensor, open_: Tensor, rows: Tensor) -> Tensor:
         """Return what to split next in boxes: the input that matters most, or a ReLU, `(D,)`."""
@@ -284,7 +287,9 @@ def linear_form(walk: Substitution, key: Hashable, rows: Tensor) -> tuple[Tensor
 
 def minimiser(region: Interval, rows: Tensor) -> Tensor:
     """Return the points of regions where rows `(D, C, H, W)` are least; of a ball, nearly."""
-    points = torch.where(rows > 0, region.lower, torch.where(rows < 0, region.upper, region.middle))
+    noise = per_sample(peak(rows, 1) * NOISE[rows.dtype], rows)
+    upper = torch.where(rows < -noise, region.upper, region.middle)
+    points = torch.where(rows > noise, region.lower, upper)
     if region.ball is None:
         return points
     ball, slopes = region.ball, rows * region.ball.scale
@@ -292,7 +297,7 @@ def minimiser(region: Interval, rows: Tensor) -> Tensor:
         direction = slopes / lengths(slopes, "l2").clamp_min(1e-300).view(-1, 1, 1, 1)
     else:
         flat = slopes.flatten(1)
-        place = flat.abs().argmax(1, keepdim=True)
+        place = first_largest(flat.abs()).unsqueeze(1)
         direction = torch.zeros_like(flat).scatter(1, place, flat.gather(1, place).sign())
         direction = direction.view_as(slopes)
     reach = 0.9999 * ball.radius.view(-1, 1, 1, 1)

@@ -24,7 +24,7 @@ from torch.nn import functional
 
 from pytest_triguard.verification import rounding
 from pytest_triguard.verification.intervals import Interval
-from pytest_triguard.verification.relaxations import Carried, Kernel, Slid, dot
+from pytest_triguard.verification.relaxations import Carried, Kernel, Slid, dot, positive
 from pytest_triguard.verification.windows import Windowed
 
 _ALIKE = 0.5
@@ -97,8 +97,8 @@ class Tied:
         flat = (rows * self.factor.unsqueeze(1)).flatten(2)
         index = self.place.flatten(1).unsqueeze(1).expand_as(flat)
         carried = torch.zeros_like(flat).scatter_add(2, index, flat).view_as(rows)
-        above, below = rows.clamp_min(0), rows.clamp_max(0)
-        constant = dot(above, self.lower.unsqueeze(1)) + dot(below, self.upper.unsqueeze(1))
+        above = positive(rows, 2)
+        constant = dot(above, self.lower.unsqueeze(1)) + dot(rows - above, self.upper.unsqueeze(1))
         return [(self.input, carried)], constant
 
     def slide(self, rows: Windowed) -> Slid:
@@ -115,8 +115,8 @@ class Tied:
         flat = (rows.rows * old.cut(self.factor).unsqueeze(2)).flatten(3)
         carried = flat.new_zeros(*size[:3], size[3] * grid.size[0] * grid.size[1])
         carried = carried.scatter_add(3, index, flat).view(*size[:4], *grid.size)
-        above = replace(rows, rows=rows.rows.clamp_min(0))
-        below = replace(rows, rows=rows.rows.clamp_max(0))
+        above = replace(rows, rows=positive(rows.rows, 3))
+        below = replace(rows, rows=rows.rows - above.rows)
         constant = above.dot(self.lower) + below.dot(self.upper)
         return [(self.input, Windowed(carried, grid, clean=True))], constant
 

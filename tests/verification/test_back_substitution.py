@@ -14,7 +14,7 @@ from pytest_triguard.verification.budget import Budget, BudgetSpent, Clock
 from pytest_triguard.verification.intervals import Interval
 from pytest_triguard.verification.network import Network
 from pytest_triguard.verification.operators import affine
-from pytest_triguard.verification.relaxations import positive
+from pytest_triguard.verification.relaxations import largest, magnitudes, positive
 from pytest_triguard.verification.substitution import Substitution, plainly
 from pytest_triguard.verification.windows import Grid, Windowed
 from tests.verification.peer import needs_peer, peer_bounds
@@ -106,29 +106,48 @@ def test_a_larger_batch_dispatches_no_more_operations(name, method, monkeypatch)
 
 def test_what_is_held_at_a_time_is_bounded(monkeypatch):
     """The rows on their way never have more elements than is allowed, but for a first row."""
-    largest = []
+    sizes = []
     back = carried.back
 
     def watched(relaxation, rows, choice):
         held = rows.rows if isinstance(rows, Windowed) else rows
-        largest.append(held.numel())
+        sizes.append(held.numel())
         return back(relaxation, rows, choice)
 
     monkeypatch.setattr(carried, "back", watched)
     monkeypatch.setattr(crown, "HELD", 4096)
     subject, *box = boxes("convolutional head", count=1)
     verification.bounds(subject, *box, method="crown")
-    assert max(largest) <= 4096
+    assert max(sizes) <= 4096
 
 
-def test_noise_has_no_slope_and_keeps_its_value():
-    """A value that was left out would move the bound."""
-    values = torch.tensor([1.0, 1e-14, -1e-14, 0.5, -3.0], dtype=torch.float64)
-    rows = torch.stack([values, 1e-14 * values]).view(1, 2, 5).requires_grad_()
-    found = positive(rows, 2)
-    assert torch.equal(found, rows.clamp_min(0))
+@pytest.mark.parametrize(
+    ("function", "exact", "slopes"),
+    [
+        (lambda rows: positive(rows, 2), lambda rows: rows.clamp_min(0), [1, 0.5, 0.5, 0.5, 0, 0]),
+        (lambda rows: magnitudes(rows, 2), torch.abs, [1, 0, 0, 0, -1, -1]),
+    ],
+    ids=["positive", "magnitudes"],
+)
+def test_noise_has_the_middle_slope_and_keeps_its_value(function, exact, slopes):
+    """Its sign says nothing; a value that was left out would move the bound."""
+    values = torch.tensor([1.0, 1e-14, 0.0, -1e-14, -0.5, -3.0], dtype=torch.float64)
+    rows = torch.stack([values, 1e-14 * values]).view(1, 2, 6).requires_grad_()
+    found = function(rows)
+    assert torch.equal(found, exact(rows))
+    assert torch.equal(function(rows.detach()), exact(rows))
     (slope,) = torch.autograd.grad(found.sum(), rows)
-    assert slope.tolist() == [[[1, 0, 0, 1, 0]] * 2]
+    assert slope.tolist() == [[slopes] * 2]
+
+
+def test_the_largest_elements_share_the_slope():
+    """Which of those that differ by noise is the largest says nothing."""
+    values = torch.tensor([[[3.0, 3.0 - 1e-14, 1.0, 3.0 + 1e-14]]], dtype=torch.float64)
+    values.requires_grad_()
+    found = largest(values)
+    assert torch.equal(found, values.amax(2))
+    (slope,) = torch.autograd.grad(found, values)
+    assert torch.allclose(slope, torch.tensor([1 / 3, 1 / 3, 0, 1 / 3]).double(), atol=1e-15)
 
 
 def test_time_that_is_over_stops_it_at_once():

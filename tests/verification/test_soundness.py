@@ -274,3 +274,18 @@ def test_nothing_depends_on_neighbours_order_or_chunk(name, raised, method):
     together = run(list(range(6)), 6)
     assert run([5, 3, 1, 0, 2, 4], 2) == together
     assert [run([place], 1)[0] for place in range(6)] == together
+
+
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("name", ["pools", "functional", "residual"])
+def test_few_steps_of_ascent_do_not_depend_on_neighbours(name, norm):
+    """Rows on overlapping windows cancel; the noise that is left must not steer the first step."""
+    subject, inputs, labels = zoo.problem(name, 6)
+
+    def run(rows):
+        with soundness.chunked(rows):
+            return verification.verify(
+                subject, inputs, labels, eps=0.3, norm=norm, method="alpha_crown", budget=BUDGET
+            ).margin
+
+    assert torch.allclose(run(1), run(6), rtol=1e-10, atol=1e-10)

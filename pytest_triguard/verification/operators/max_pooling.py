@@ -24,6 +24,7 @@ from pytest_triguard.verification.relaxations import (
     Carried,
     Slid,
     dot,
+    positive,
     transposed,
 )
 from pytest_triguard.verification.ties import Origin, Tied, ties
@@ -323,7 +324,8 @@ class Choice:
 
     def back(self, rows: Tensor) -> tuple[Carried, Tensor | None]:
         """Carry rows back to the chosen elements."""
-        above, below = rows.clamp_min(0), rows.clamp_max(0)
+        above = positive(rows, 2)
+        below = rows - above
         carried = rows.new_zeros(*rows.shape[:3], self.input.shape[2:].numel())
         for part, places in ((above, self.below), (below * self.slope.unsqueeze(1), self.above)):
             index = places.unsqueeze(1).flatten(3).expand(*rows.shape[:3], -1)
@@ -335,7 +337,8 @@ class Choice:
         """Carry rows in windows back to the chosen elements."""
         rows = rows.cleaned()
         grid = rows.grid.back(*self.geometry, self.input.shape[2:])
-        above, below = rows.rows.clamp_min(0), rows.rows.clamp_max(0)
+        above = positive(rows.rows, 3)
+        below = rows.rows - above
         slope = rows.grid.cut(self.slope).unsqueeze(2)
         carried = rows.rows.new_zeros(*rows.rows.shape[:4], grid.size[0] * grid.size[1])
         for part, places in ((above, self.below), (below * slope, self.above)):

@@ -26,7 +26,7 @@ from torch.nn import functional
 from pytest_triguard.verification import rounding
 from pytest_triguard.verification.intervals import Interval
 from pytest_triguard.verification.operators.rule import Unsupported
-from pytest_triguard.verification.relaxations import Carried, dot
+from pytest_triguard.verification.relaxations import Carried, dot, positive
 
 _ROUNDINGS = 32
 """Roundings of one element's formula, at most, its sums aside, library functions included."""
@@ -156,7 +156,8 @@ class Planes:
         last = rows.movedim(self.dim + 1, -1)
         constant = rows.new_zeros(rows.shape[:2])
         carried = torch.zeros_like(last)
-        for place, part in enumerate((last.clamp_min(0), last.clamp_max(0))):
+        above = positive(last, 2)
+        for place, part in enumerate((above, last - above)):
             scaled = part * self.slopes[place].unsqueeze(1)
             shared = scaled.sum(-1, keepdim=True) * self.shared[place].unsqueeze(1)
             carried = carried + scaled - shared
