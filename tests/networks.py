@@ -27,6 +27,9 @@ SHAPES = {
 }
 """Input shape by network: grey and colour, none of them square."""
 
+TRANSFORMER = {"transformer": (3, 8, 6)}
+"""Likewise of a network with attention, which only some tests are about."""
+
 
 class Residual(nn.Module):
     """A block with a way around it, and a pooled head."""
@@ -54,6 +57,40 @@ class Quadratic(nn.Module):
         flat = inputs.flatten(1)
         slopes = torch.einsum("ni,kij->nkj", flat, self.forms)
         return (slopes * flat.unsqueeze(1)).sum(2) / 2
+
+
+class Block(nn.Module):
+    """Attention and a perceptron, each behind a normalisation and with a way round it."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.before = nn.LayerNorm(size)
+        self.attention = nn.MultiheadAttention(size, 2, batch_first=True)
+        self.between = nn.LayerNorm(size)
+        self.mlp = nn.Sequential(nn.Linear(size, 12), nn.GELU(), nn.Linear(12, size))
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        normal = self.before(tokens)
+        tokens = tokens + self.attention(normal, normal, normal, need_weights=False)[0]
+        return tokens + self.mlp(self.between(tokens))
+
+
+class Transformer(nn.Module):
+    """A vision transformer of two layers with a class token, in the way of torchvision's."""
+
+    def __init__(self, size: int = 8, tokens: int = 13) -> None:
+        super().__init__()
+        self.patches = nn.Conv2d(3, size, 2, stride=2)
+        self.first = nn.Parameter(torch.randn(1, 1, size))
+        self.places = nn.Parameter(torch.randn(1, tokens, size) / 4)
+        self.blocks = nn.Sequential(Block(size), Block(size))
+        self.norm = nn.LayerNorm(size)
+        self.head = nn.Linear(size, CLASSES)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        patches = self.patches(inputs).flatten(2).mT
+        tokens = torch.cat([self.first.expand(len(inputs), -1, -1), patches], 1) + self.places
+        return self.head(self.norm(self.blocks(tokens))[:, 0])
 
 
 def _linear() -> nn.Module:
@@ -105,7 +142,13 @@ _BUILDERS: dict[str, Callable[[], nn.Module]] = {
     "residual": Residual,
     "smooth": _smooth,
     "bias_free": _bias_free,
+    "transformer": Transformer,
 }
+
+
+def shape_of(name: str) -> tuple[int, ...]:
+    """Return the input shape of a network."""
+    return (SHAPES | TRANSFORMER)[name]
 
 
 def network(name: str, dtype: torch.dtype = torch.float64) -> nn.Module:
@@ -118,7 +161,7 @@ def _built(name: str) -> nn.Module:
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(7)
         module = _BUILDERS[name]().double()
-        _balance(module, images(SHAPES[name], 64))
+        _balance(module, images(shape_of(name), 64))
     return module
 
 
@@ -154,7 +197,7 @@ def problem(
     There the label is the class before, so that the class after the label is what is predicted.
     """
     subject = classifier(name, dtype)
-    inputs = images(SHAPES[name], count, dtype)
+    inputs = images(shape_of(name), count, dtype)
     labels = subject(inputs).argmax(1)
     labels[::4] = (labels[::4] - 1) % CLASSES
     return subject, inputs, labels
@@ -180,12 +223,12 @@ class Failing(nn.Module):
         return self.inner(inputs)
 
 
-def used_module() -> nn.Module:
+def used_module(name: str = "conv") -> nn.Module:
     """Return a module in the midst of a training: mixed flags, some gradients."""
-    module = classifier("conv").module
-    module[1].eval()
-    module[4].weight.requires_grad_(False)
-    module(images(SHAPES["conv"], 2)).sum().backward()
+    module = classifier(name).module
+    list(module.children())[1].eval()
+    list(module.parameters())[4].requires_grad_(False)
+    module(images(shape_of(name), 2)).sum().backward()
     return module
 
 

@@ -16,6 +16,8 @@ _FAMILY: Family[Attribution] = Family(
     "attribution",
     {
         "agi": "pytest_triguard.attributions.agi:AGI",
+        "attention_gradient": "pytest_triguard.attributions.attention_gradient:AttentionGradient",
+        "attention_rollout": "pytest_triguard.attributions.attention_rollout:AttentionRollout",
         "attexplore": "pytest_triguard.attributions.attexplore:AttEXplore",
         "attexplore_plus_plus": (
             "pytest_triguard.attributions.attexplore_plus_plus:AttEXplorePlusPlus"

@@ -40,7 +40,7 @@ class Attribution(ABC):
     name: ClassVar[str]
     facts: ClassVar[Facts]
     kind: ClassVar[str]
-    """What its maps are: a `gradient`, an `integration`, a `cam` or a `difference`."""
+    """What its maps are: a `gradient`, `integration`, `cam`, `difference`, or from `attention`."""
     undefined_reason: ClassVar[str] = ""
     """Why a sample can have no map, which is then NaN all over; empty where all have one."""
     blocks_at_once: ClassVar[int] = 1

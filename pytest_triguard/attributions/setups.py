@@ -67,7 +67,7 @@ def consistent_setup(method: Attribution) -> Setup:
     if method.kind not in _SETUPS:
         raise InputError(
             f"method must be of a kind with a recommended setup ({', '.join(_SETUPS)}), but "
-            f"{method.name} came, which is a {method.kind}"
+            f"{method.name} came, which is of the kind {method.kind}"
         )
     output, absolute = _SETUPS[method.kind]
     changed: dict[str, Any] = {"output": output}

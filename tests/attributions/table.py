@@ -22,7 +22,8 @@ from captum.attr import Saliency as CaptumSaliency
 from torch import Tensor, nn
 
 from pytest_triguard import attacks, attributions
-from tests.networks import SHAPES
+from pytest_triguard.classifier import Classifier
+from tests.networks import SHAPES, TRANSFORMER, problem
 
 Known = Callable[[Tensor, Tensor], Tensor]
 Peer = Callable[[nn.Module, Tensor, Tensor], Tensor]
@@ -52,8 +53,9 @@ class Row:
         finite: Whether its maps are finite even where the gradient is not.
         invariant: Whether its maps depend on what the network computes and not on how.
         normalised: Whether normalisation may as well be written into the network.
-        degree: Power of the output's scale that its maps scale with.
-        networks: Networks it is tested on, of those in `SHAPES`.
+        degree: Power of the output's scale that its maps scale with, or None where they do not.
+        networks: Networks it is tested on, of those in `SHAPES` or `TRANSFORMER`.
+        targeted: Whether its maps depend on the class.
         looks: How often the host may ask which samples are done.
     """
 
@@ -71,14 +73,31 @@ class Row:
     finite: bool = False
     invariant: bool = True
     normalised: bool = True
-    degree: int = 1
+    degree: int | None = 1
     networks: tuple[str, ...] = tuple(SHAPES)
+    targeted: bool = True
     looks: int = 0
 
     @property
-    def spatial(self) -> bool:
-        """Whether it needs a network with places."""
-        return self.networks == SPATIAL
+    def home(self) -> str:
+        """The network that most tests take."""
+        return "conv" if "conv" in self.networks else self.networks[0]
+
+    @property
+    def smallest(self) -> str:
+        """The smallest network it is tested on."""
+        return "linear" if self.anywhere else self.home
+
+    @property
+    def anywhere(self) -> bool:
+        """Whether it asks nothing of the network."""
+        return "linear" in self.networks
+
+    def problem(
+        self, count: int = 8, dtype: torch.dtype = torch.float64
+    ) -> tuple[Classifier, Tensor, Tensor]:
+        """Return a classifier, images and labels, as `tests.networks.problem` does."""
+        return problem(self.home, count, dtype)
 
     def method(self, **changed: Any) -> attributions.Attribution:
         """Return the attribution, fast, with changed hyperparameters."""
@@ -184,6 +203,11 @@ def _from_zero_to_one(parts: Tensor) -> Tensor:
 
 
 NO_FEATURES = dict.fromkeys(("linear", "quadratic"), "such a network has no features with places")
+NO_ATTENTION = {
+    "linear": "such a network has no attention",
+    "quadratic": "likewise",
+    "peer": "Captum has no such method; a test of its own multiplies the matrices",
+}
 ON_LINES = {"keep": "all", "mode": "canonical"}
 LINES_MISSING = {
     "linear": "it depends on the references, which a test of its own looks at",
@@ -338,6 +362,30 @@ TABLE = (
         never_negative=True,
         normalised=False,
         degree=0,
+    ),
+    Row(
+        "attention_rollout",
+        linear=None,
+        quadratic=None,
+        peer=None,
+        missing=NO_ATTENTION,
+        defaults={"patches": None},
+        never_negative=True,
+        finite=True,
+        degree=0,
+        networks=tuple(TRANSFORMER),
+        targeted=False,
+    ),
+    Row(
+        "attention_gradient",
+        linear=None,
+        quadratic=None,
+        peer=None,
+        missing=NO_ATTENTION,
+        defaults={"patches": None},
+        never_negative=True,
+        degree=None,
+        networks=tuple(TRANSFORMER),
     ),
     Row(
         "guided_ig",

@@ -18,7 +18,7 @@ BASELINES = ("zero", "blur", "noise", "uniform", "midpoint", images(SHAPES["smoo
 
 @every_row
 def test_an_accelerator_gives_the_maps_of_the_cpu(row):
-    subject, inputs, targets = problem("conv", 5)
+    subject, inputs, targets = row.problem(5)
     with with_settings(chunk=3):
         expected = row.method()(subject, inputs, targets)
         of_predictions = row.method()(subject, inputs)
@@ -55,7 +55,7 @@ def crossings(method, chunk, network="linear"):
 @pytest.mark.parametrize("chunk", [1, 64])
 @every_row
 def test_the_host_reads_nothing_but_who_is_done(row, chunk):
-    reads = crossings(row.method(), chunk, "conv" if row.spatial else "linear")[0]
+    reads = crossings(row.method(), chunk, row.smallest)[0]
     assert len(reads) <= row.looks
 
 
@@ -77,7 +77,7 @@ def test_copies_make_no_tensor_on_the_cpu_and_send_none(row, monkeypatch):
 
 @every_row
 def test_an_accelerator_without_float64_is_enough_for_float32(row):
-    subject, inputs, targets = problem("conv", 4, torch.float32)
+    subject, inputs, targets = row.problem(4, torch.float32)
     expected = row.method()(subject, inputs, targets)
     with simulated_accelerator(float64=False), with_settings(device="sim"):
         assert close(row.method()(subject, inputs, targets), expected, 1e-5)
@@ -85,7 +85,7 @@ def test_an_accelerator_without_float64_is_enough_for_float32(row):
 
 @every_row
 def test_maps_come_back_to_the_device_of_the_inputs(row):
-    subject, inputs, targets = problem("conv", 4)
+    subject, inputs, targets = row.problem(4)
     with simulated_accelerator():
         found = row.method()(subject, inputs.to("sim"), targets)
         assert found.device.type == "sim"

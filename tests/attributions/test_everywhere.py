@@ -1,8 +1,9 @@
-"""Every attribution behind the assertions, on a transformer, and on images that say nothing."""
+"""Every attribution behind the assertions, on transformers, and on images that say nothing."""
 
 from __future__ import annotations
 
 from dataclasses import fields
+from functools import cache
 
 import pytest
 import torch
@@ -12,55 +13,37 @@ from pytest_triguard import assert_drift_below, assert_entropy_below, attacks
 from pytest_triguard.classifier import Classifier
 from pytest_triguard.errors import InputError, ModelError
 from tests.attributions.table import every_row
-from tests.networks import problem
+from tests.networks import images
 from tests.sessions import with_settings
 
-SIZE, TOKENS = 8, 16
+REFUSED = {
+    ("deeplift", "vit"): "deeplift has no rule for the operator ",
+    ("deeplift", "maxvit"): "deeplift has no rule for the operator ",
+}
+"""What cannot be explained, and what is said of it."""
 
 
-class Block(nn.Module):
-    """Attention and a perceptron, each behind a normalisation and with a way round it."""
-
-    def __init__(self):
-        super().__init__()
-        self.before = nn.LayerNorm(SIZE)
-        self.attention = nn.MultiheadAttention(SIZE, 2, batch_first=True)
-        self.between = nn.LayerNorm(SIZE)
-        self.mlp = nn.Sequential(nn.Linear(SIZE, 12), nn.GELU(), nn.Linear(12, SIZE))
-
-    def forward(self, tokens):
-        normal = self.before(tokens)
-        tokens = tokens + self.attention(normal, normal, normal, need_weights=False)[0]
-        return tokens + self.mlp(self.between(tokens))
-
-
-class Transformer(nn.Module):
-    """A vision transformer in the way of torchvision's."""
-
-    def __init__(self):
-        super().__init__()
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(3)
-            self.patches = nn.Conv2d(3, SIZE, 2, stride=2)
-            self.first = nn.Parameter(torch.randn(1, 1, SIZE))
-            self.places = nn.Parameter(torch.randn(1, TOKENS + 1, SIZE) / 4)
-            self.blocks = nn.Sequential(Block(), Block())
-            self.norm = nn.LayerNorm(SIZE)
-            self.head = nn.Linear(SIZE, 4)
-        self.double()
-
-    def forward(self, inputs):
-        patches = self.patches(inputs).flatten(2).mT
-        tokens = torch.cat([self.first.expand(len(inputs), -1, -1), patches], 1) + self.places
-        return self.head(self.norm(self.blocks(tokens))[:, 0])
+@cache
+def transformer(name):
+    """Return one of torchvision's transformers, tiny, that tells images apart."""
+    models = pytest.importorskip("torchvision.models")
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(3)
+        if name == "vit":
+            module = models.VisionTransformer(8, 2, 2, 2, 8, 12, num_classes=4)
+        else:
+            module = models.maxvit.MaxVit((8, 8), 4, 2, [4], [1], 2, 0.0, num_classes=4)
+        for each in module.parameters():
+            each.add_(torch.randn_like(each) / 4)
+    return module.double().eval()
 
 
+@pytest.mark.parametrize("name", ["vit", "maxvit"])
 @every_row
-def test_a_vision_transformer_is_explained_or_refused_by_name(row):
-    subject = Classifier(Transformer())
-    inputs = torch.rand(3, 3, 8, 8, generator=torch.Generator().manual_seed(4)).double()
-    if row.name == "deeplift":
-        with pytest.raises(ModelError, match="deeplift has no rule for the operator"):
+def test_torchvisions_transformers_are_explained_or_refused_by_name(row, name):
+    subject, inputs = Classifier(transformer(name)), images((3, 8, 8), 3, seed=4)
+    if (row.name, name) in REFUSED:
+        with pytest.raises(ModelError, match=REFUSED[row.name, name]):
             row.method()(subject, inputs, 1)
         return
     found = row.method()(subject, inputs, 1)
@@ -74,7 +57,7 @@ def test_a_vision_transformer_is_explained_or_refused_by_name(row):
 
 @every_row
 def test_every_attribution_can_be_measured(row):
-    subject, inputs, labels = problem("conv", 4)
+    subject, inputs, labels = row.problem(4)
     data = {"labels": labels, "attribution": row.method()}
     entropy = assert_entropy_below(subject, inputs, 1.0, undefined_at_most=1, **data)
     assert 0 <= entropy.value <= 1
@@ -91,15 +74,15 @@ def test_every_attribution_can_be_measured(row):
 
 @every_row
 def test_constant_images_have_finite_maps_and_zero_maps_are_undefined(row):
-    subject, inputs, _ = problem("conv", 2)
-    images = torch.zeros_like(inputs)
-    images[1] = 0.5
-    found = row.method()(subject, images, 1)
+    subject, inputs, _ = row.problem(2)
+    constant = torch.zeros_like(inputs)
+    constant[1] = 0.5
+    found = row.method()(subject, constant, 1)
     assert found.isfinite().all()
     empty = (found == 0).flatten(1).all(1)
     measured = assert_entropy_below(
         subject,
-        images,
+        constant,
         1.0,
         labels=torch.ones(2).long(),
         attribution=row.method(),

@@ -11,7 +11,12 @@ from pytest_triguard.running import running
 from tests.attributions.table import TABLE, close, every_row
 from tests.networks import CLASSES, SHAPES, bare, problem
 
-MORE = {"deeplift": (1, 0), "grad_cam": (0, -1), "guided_grad_cam": (1, 0)}
+MORE = {
+    "attention_rollout": (0, -1),
+    "deeplift": (1, 0),
+    "grad_cam": (0, -1),
+    "guided_grad_cam": (1, 0),
+}
 """Forward and backward passes of a sample, beyond one of each for every one in the lists."""
 
 
@@ -45,7 +50,7 @@ def other(shape):
 
 @every_row
 def test_the_passes_of_a_sample_are_those_of_the_lists(row):
-    subject, inputs, targets = problem("conv", 3)
+    subject, inputs, targets = row.problem(3)
     method = row.method()
     with running(subject, inputs, targets=targets) as run:
         before = run.model.passes.copy()
@@ -65,7 +70,7 @@ def test_the_passes_of_a_sample_are_those_of_the_lists(row):
 @every_row
 def test_the_sign_is_that_of_the_maps(row):
     assert facts(row).sign.startswith("never negative") == (row.never_negative is True)
-    subject, inputs, targets = problem("conv", 6)
+    subject, inputs, targets = row.problem(6)
     maps = row.method()(subject, inputs, targets)
     per_pixel = torch.equal(maps, maps.mean(1, keepdim=True).expand_as(maps))
     assert ("one value per pixel" in facts(row).sign) == per_pixel
@@ -73,7 +78,7 @@ def test_the_sign_is_that_of_the_maps(row):
 
 @with_axiom("linear")
 def test_the_map_of_two_networks_added_is_the_sum_of_their_maps(row):
-    subject, inputs, targets = problem("conv", 3, torch.float64)
+    subject, inputs, targets = row.problem(3, torch.float64)
     first, second = bare(subject), other(torch.Size(SHAPES["conv"]))
     one, two, both = (
         row.method()(Classifier(each.eval()), inputs, targets)

@@ -7,13 +7,20 @@ import torch
 from torch.utils.data import DataLoader, TensorDataset
 
 from pytest_triguard import attributions
-from tests.attributions.table import close, every_row, random_rows
+from tests.attributions.table import TABLE, close, every_row, random_rows
 from tests.networks import SHAPES, images, problem
 from tests.sessions import with_settings
 
 
-@pytest.mark.parametrize("name", ["conv", "smooth"])
-@every_row
+@pytest.mark.parametrize(
+    ("row", "name"),
+    [
+        pytest.param(row, name, id=f"{row.name}-{name}")
+        for row in TABLE
+        for name in row.networks
+        if name in (row.home, "smooth")
+    ],
+)
 def test_the_chunk_does_not_matter(row, name):
     subject, inputs, targets = problem(name, 7)
     maps = []
@@ -37,7 +44,7 @@ def test_the_chunk_does_not_matter_to_a_baseline(baseline, chunk):
 
 @every_row
 def test_company_does_not_matter(row):
-    subject, inputs, targets = problem("conv", 6)
+    subject, inputs, targets = row.problem(6)
     together = row.method()(subject, inputs, targets)
     for place in range(6):
         own = slice(place, place + 1)
@@ -47,7 +54,7 @@ def test_company_does_not_matter(row):
 
 @every_row
 def test_order_does_not_matter_to_samples_with_ids(row):
-    subject, inputs, targets = problem("conv", 8)
+    subject, inputs, targets = row.problem(8)
     names = [f"image-{place}" for place in range(8)]
     order = torch.tensor([5, 2, 7, 0, 1, 6, 3, 4])
     found = row.method()(subject, inputs, targets, ids=names)
@@ -59,7 +66,7 @@ def test_order_does_not_matter_to_samples_with_ids(row):
 
 @every_row
 def test_a_dataset_and_a_loader_give_what_the_tensors_give(row):
-    subject, inputs, targets = problem("conv", 7)
+    subject, inputs, targets = row.problem(7)
     expected = row.method()(subject, inputs, targets)
     data = TensorDataset(inputs, targets)
     assert close(row.method()(subject, data), expected)
@@ -68,7 +75,7 @@ def test_a_dataset_and_a_loader_give_what_the_tensors_give(row):
 
 @random_rows
 def test_other_ids_draw_otherwise(row):
-    subject, inputs, targets = problem("conv", 4)
+    subject, inputs, targets = row.problem(4)
     found = row.method()(subject, inputs, targets)
     others = row.method()(subject, inputs, targets, ids=["a", "b", "c", "d"])
     assert torch.equal(row.method()(subject, inputs, targets, ids=[0, 1, 2, 3]), found)
@@ -77,7 +84,7 @@ def test_other_ids_draw_otherwise(row):
 
 @every_row
 def test_the_seed_alone_decides_the_draws(row):
-    subject, inputs, targets = problem("conv", 4)
+    subject, inputs, targets = row.problem(4)
     found = row.method(seed=5)(subject, inputs, targets)
     torch.manual_seed(99)
     assert torch.equal(row.method(seed=5)(subject, inputs, targets), found)
