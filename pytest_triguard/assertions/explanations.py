@@ -211,7 +211,7 @@ def assert_faithful(
         output: `"probability"`, of which areas lie in [0, 1], `"logit"`, `"log_probability"` or
             `"contrast"`.
         baseline: What pixels are exchanged for: `"zero"`, `"blur"`, `"noise"`, `"uniform"`,
-            `"midpoint"` or a tensor.
+            `"midpoint"`, `"road"` (imputed from their neighbours) or a tensor.
         absolute: Whether pixels are ordered by absolute attribution or by signed.
         steps: Steps at which the output is read.
         **options: See `CheckOptions`.

@@ -11,6 +11,7 @@ from pytest_triguard.checks.explained import About, about_maps
 from pytest_triguard.checks.finding import Finding
 from pytest_triguard.checks.maps import Maps
 from pytest_triguard.engine.sifting import require_finite
+from pytest_triguard.metrics.imputation import ROAD
 from pytest_triguard.metrics.removal import Direction
 from pytest_triguard.metrics.removal_curve import RemovalCurve
 from pytest_triguard.running import Run
@@ -64,12 +65,10 @@ def measure_faithfulness(
 
 def _subject(curve: RemovalCurve, attribution: Attribution) -> str:
     start = curve.baseline
-    named = start if isinstance(start, str) else describe(start)
-    way = (
-        f"are replaced by the baseline {named}"
-        if curve.direction == "deletion"
-        else f"enter the baseline {named}"
-    )
+    named = f"the baseline {start if isinstance(start, str) else describe(start)}"
+    if isinstance(start, str) and start == ROAD:
+        named = "what their neighbours suggest"
+    way = f"are replaced by {named}" if curve.direction == "deletion" else f"enter {named}"
     return (
         f"mean {curve.output} of one class while its pixels {way}, those of highest "
         f"{attribution.name} first, in {curve.steps} steps"

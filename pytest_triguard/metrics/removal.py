@@ -1,9 +1,11 @@
 """The output of the network while pixels leave an image, or enter its baseline, in order.
 
 Deletion replaces the first pixels of an order by the baseline; insertion puts the first pixels
-into the baseline. Most states of an image need no pass: exchanging a pixel that equals its
-baseline changes nothing, and the two ends are the sample and the baseline, which both directions
-share. Only states that differ are evaluated, so the curves are exact and cost what is new in them.
+into the baseline. In place of a baseline, pixels can be imputed from those that are left.
+
+Most states of an image need no pass: exchanging a pixel that equals its baseline changes nothing,
+and the two ends are the sample and the baseline, which both directions share. Only states that
+differ are evaluated, so the curves are exact and cost what is new in them.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from pytest_triguard.engine import draws
 from pytest_triguard.engine.model import Model
 from pytest_triguard.engine.objectives import Objective
 from pytest_triguard.engine.samples import Batch
+from pytest_triguard.metrics.imputation import Imputation
 
 Direction = Literal["deletion", "insertion"]
 
@@ -65,14 +68,14 @@ class Removal:
 
     Attributes:
         batch: Samples on the model's device, with targets.
-        baseline: `(n, C, H, W)` what stands in for removed pixels.
+        imputation: What stands in for removed pixels.
         ranks: `(n, P)` int64 place of each pixel in the order.
         cuts: Increasing numbers of pixels, from 0 to P.
         counted: `(n,)` bool, samples whose curves are wanted; the others are not evaluated.
     """
 
     batch: Batch
-    baseline: Tensor
+    imputation: Imputation
     ranks: Tensor
     cuts: Sequence[int]
     counted: Tensor
@@ -103,8 +106,8 @@ class Removal:
         return found
 
     def _exchanged(self) -> Tensor:
-        """Return how many pixels differ from their baseline among the first ones, at each cut."""
-        differs = (self.batch.inputs != self.baseline).any(1).flatten(1)
+        """Return how many of the first pixels make a difference when exchanged, at each cut."""
+        differs = self.imputation.changes(self.batch.inputs)
         in_order = torch.zeros_like(differs).scatter_(1, self.ranks, differs)
         count = functional.pad(in_order.cumsum(1), (1, 0))
         return count.index_select(1, self._cut_points())
@@ -113,10 +116,17 @@ class Removal:
         return torch.tensor(self.cuts).to(self.ranks.device, non_blocking=True)
 
     def _ends(self, model: Model, objective: Objective) -> tuple[Tensor, Tensor]:
-        """Return the output of the samples and of their baselines, each `(n,)`."""
-        targets = known_targets(self.batch)
+        """Return the output of the samples and of what is left without a pixel, each `(n,)`."""
+        inputs, targets = self.batch.inputs, known_targets(self.batch)
         clean = objective(known_logits(with_logits(model, self.batch)), targets)
-        return clean, objective(model.chunk.map(model.logits, self.baseline), targets)
+        every = torch.arange(len(inputs), device=inputs.device)
+        nothing = torch.zeros_like(inputs[:, :1], dtype=torch.bool)
+
+        def last(samples: Tensor) -> Tensor:
+            empty = self.imputation.fill(inputs[samples], nothing[samples], samples)
+            return model.logits(empty)
+
+        return clean, objective(model.chunk.map(last, every), targets)
 
     def _between(
         self,
@@ -135,9 +145,9 @@ class Removal:
             sample = samples[state]
             early = ranks[sample] < exchanged[state].unsqueeze(1)
             inserting = (rows >= count).unsqueeze(1)
-            inputs, baseline = self.batch.inputs[sample], self.baseline[sample]
+            inputs = self.batch.inputs[sample]
             shown = (early == inserting).view(-1, 1, *inputs.shape[2:])
-            logits = model.logits(torch.where(shown, inputs, baseline))
+            logits = model.logits(self.imputation.fill(inputs, shown, sample))
             return objective(logits, targets[sample])
 
         if not count:

@@ -10,10 +10,11 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from pytest_triguard.engine.baselines import Baseline, baseline_inputs, check_baseline
+from pytest_triguard.engine.baselines import Baseline
 from pytest_triguard.engine.model import Model
 from pytest_triguard.engine.samples import Batch
 from pytest_triguard.metrics.base import at_least_single, check_maps
+from pytest_triguard.metrics.imputation import check_imputation, imputation
 from pytest_triguard.metrics.model_metric import OutputMetric
 from pytest_triguard.metrics.removal import (
     Direction,
@@ -26,7 +27,7 @@ from pytest_triguard.metrics.removal import (
 from pytest_triguard.running import running
 from pytest_triguard.validation import flag, one_of, whole
 
-RANKINGS = ("map", "random")
+RANKINGS = ("map", "reversed", "random")
 
 
 @dataclass(frozen=True)
@@ -56,9 +57,12 @@ class RemovalCurve(OutputMetric):
         steps: Number of equal steps at which the output is read; with more steps than pixels, it
             is read after each pixel.
         baseline: What pixels are exchanged for: `"zero"`, `"blur"`, `"noise"`, `"uniform"`,
-            `"midpoint"`, or a tensor `(C, H, W)` or `(N, C, H, W)`.
+            `"midpoint"`, or a tensor `(C, H, W)` or `(N, C, H, W)`; or `"road"`: each pixel that
+            is gone becomes the mean of its neighbours, those beside it weighing 1/6 and the
+            diagonal ones 1/12, with noise of a hundredth of the valid range, clipped to it.
         absolute: Whether pixels are ordered by absolute attribution or by signed.
-        ranking: `"map"`, or `"random"`: the control, a random order that ignores the map.
+        ranking: `"map"`, most important first (MoRF); `"reversed"`, least important first (LeRF);
+            or `"random"`: the control, a random order that ignores the map.
     """
 
     direction: ClassVar[Direction]
@@ -72,20 +76,20 @@ class RemovalCurve(OutputMetric):
     def __post_init__(self) -> None:
         super().__post_init__()
         whole("steps", self.steps, low=1)
-        check_baseline("baseline", self.baseline)
+        check_imputation("baseline", self.baseline)
         flag("absolute", self.absolute)
         one_of("ranking", self.ranking, RANKINGS)
 
     @property
     def title(self) -> str:
         """What reports call the number."""
-        control = "" if self.ranking == "map" else " of a random ranking"
+        control = "" if self.ranking == "map" else f" of a {self.ranking} ranking"
         return f"area under the {self.direction} curve of the {self.output}{control}"
 
     @property
     def undefined_reason(self) -> str:
         """Why a sample can be undefined."""
-        return "zero map" if self.ranking == "map" else ""
+        return "" if self.ranking == "random" else "zero map"
 
     @property
     def passes_per_sample(self) -> int:
@@ -121,9 +125,11 @@ class RemovalCurve(OutputMetric):
             ranked = torch.ones_like(pixels[:, 0], dtype=torch.bool)
         else:
             order = ranks(pixels)
+            if self.ranking == "reversed":
+                order = pixels.shape[1] - 1 - order
             ranked = (maps != 0).flatten(1).any(1) & pixels.isfinite().all(1)
-        baseline = baseline_inputs(self.baseline, model, batch, seed=self.drawn_seed)
-        removal = Removal(batch, baseline, order, self._cuts(maps), ranked)
+        instead = imputation(self.baseline, model, batch, seed=self.drawn_seed)
+        removal = Removal(batch, instead, order, self._cuts(maps), ranked)
         curves = removal.curves(model, self.objective, directions)
         return {
             direction: curve.masked_fill(~ranked.unsqueeze(1), math.nan)
