@@ -17,15 +17,20 @@ from pytest_triguard.assertions.arguments import (
 from pytest_triguard.attribution_attacks import AttributionAttack
 from pytest_triguard.attribution_attacks.evaluation import as_measure
 from pytest_triguard.attributions import Attribution
-from pytest_triguard.attributions.randomization import randomized
 from pytest_triguard.backdoors import Trigger
-from pytest_triguard.checks.alike import check_methods, measure_agreement, measure_randomized
+from pytest_triguard.checks.alike import (
+    check_methods,
+    measure_against,
+    measure_agreement,
+    parse_twin,
+)
 from pytest_triguard.checks.callsite import points_at_caller
 from pytest_triguard.checks.check import Check, CheckOptions
 from pytest_triguard.checks.deceived import measure_explanations, parse_attack, parse_gate
 from pytest_triguard.checks.explained import measure_drift, measure_entropy, parse_between
 from pytest_triguard.checks.faithful import measure_faithfulness
 from pytest_triguard.checks.triggered import measure_trigger_recall
+from pytest_triguard.classifier import Classifier
 from pytest_triguard.errors import InputError
 from pytest_triguard.gate import check_threshold
 from pytest_triguard.measurement import Measurement
@@ -309,12 +314,14 @@ def assert_passes_sanity_check(
     at_most: float,
     metric: str | PairMetric = "spearman",
     layers: str = "all",
+    against: Classifier | None = None,
     **options: Unpack[CheckOptions],
 ) -> Measurement:
     """Assert that explanations depend on what the network has learned.
 
-    Each map is compared with that of a twin whose parameters are drawn anew; a method whose maps
-    stay alike explains the input, not the network.
+    Each map is compared with that of a twin whose parameters are drawn anew (model
+    randomisation), or of a network that you trained alike on permuted labels (data
+    randomisation); a method whose maps stay alike explains the input, not the network.
 
     Args:
         classifier: The `Classifier` under test; its parameters stay as they are.
@@ -324,6 +331,8 @@ def assert_passes_sanity_check(
         at_most: Largest mean similarity that passes.
         metric: Similarity of two maps, or its name.
         layers: Whose parameters are drawn anew: `"all"`, or `"last"` for the last layer's.
+        against: Classifier trained on the same images with permuted labels, of the same bounds,
+            dtype and number of classes; None for a twin with parameters drawn anew.
         **options: See `CheckOptions`.
 
     Returns:
@@ -332,6 +341,10 @@ def assert_passes_sanity_check(
     Raises:
         TriGuardFailure: If the mean similarity is above the threshold, or inconclusive.
         ValueError: If an argument or the data is refused; a TypeError if a type is wrong.
+
+    References:
+        Adebayo et al. 2018, "Sanity Checks for Saliency Maps", arXiv:1810.03292, sections 3
+        (model randomisation) and 4 (data randomisation).
     """
     __tracebackhide__ = True
     check = Check.begin(assert_passes_sanity_check, options)
@@ -340,8 +353,8 @@ def assert_passes_sanity_check(
         raise InputError(f"metric must be a similarity, but {judged.name} came, a distance")
     with check.running(classifier, inputs, labels) as run:
         threshold = reachable(at_most, run, judged, name="at_most", relation="<=")
-        twin = randomized(classifier, layers=layers, seed=check.seed)
-        finding = measure_randomized(run, method, twin, layers, judged)
+        twin = parse_twin(classifier, against, layers, seed=check.seed)
+        finding = measure_against(run, method, twin, judged)
         return check.statistic(finding, "<=", threshold, "mean")
 
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 from torch import Tensor
 
 from pytest_triguard.attributions import Attribution
 from pytest_triguard.attributions.base import known_targets
+from pytest_triguard.attributions.randomization import randomized
+from pytest_triguard.checks.beside import beside
 from pytest_triguard.checks.columns import Array, Columns
 from pytest_triguard.checks.explained import About, about_maps
 from pytest_triguard.checks.finding import Finding
@@ -57,31 +60,76 @@ def measure_agreement(
     return finding
 
 
-def measure_randomized(
-    run: Run, attribution: Attribution, randomized: Classifier, layers: str, metric: PairMetric
-) -> Finding:
-    """Measure how alike the maps of a network and of its randomized twin are.
+@dataclass(frozen=True)
+class Twin:
+    """A network that learned nothing, or other labels.
+
+    Attributes:
+        classifier: The network.
+        named: What it is, in words.
+        parameters: What a record says of it.
+    """
+
+    classifier: Classifier
+    named: str
+    parameters: dict[str, str]
+
+
+def parse_twin(classifier: Classifier, against: object, layers: str, *, seed: int) -> Twin:
+    """Return the network whose maps should be unlike those of the classifier.
+
+    Args:
+        classifier: The classifier under test.
+        against: The other classifier, or None for a twin with parameters drawn anew.
+        layers: Whose parameters are drawn anew.
+        seed: Seed of the draws.
+
+    Raises:
+        InputTypeError: If `against` is no classifier.
+        InputError: If it is the classifier under test, or layers are named beside it, or those are
+            unknown.
+    """
+    if against is None:
+        which = "the last layer's" if layers == "last" else "all"
+        twin = randomized(classifier, layers=layers, seed=seed)
+        return Twin(twin, f"its twin with {which} parameters drawn anew", {"layers": layers})
+    if not isinstance(against, Classifier):
+        raise InputTypeError(f"against must be a Classifier, but {describe(against)} came")
+    if layers != "all":
+        raise InputError(
+            "layers must be left out where against brings the other network, but "
+            f"{describe(layers)} came"
+        )
+    if against.fingerprint() == classifier.fingerprint():
+        raise InputError("against must be another classifier, but the one under test came")
+    return Twin(against, "the one given beside it", {"against": against.fingerprint()})
+
+
+def measure_against(run: Run, attribution: Attribution, twin: Twin, metric: PairMetric) -> Finding:
+    """Measure how alike the maps of a network and of its twin are.
 
     The explained class is that of the network itself.
+
+    Args:
+        run: The classifier and the samples.
+        attribution: What explains.
+        twin: The other network.
+        metric: Similarity of two maps.
     """
     run.tune(2 * attribution.passes_per_sample)
-    with randomized.prepared() as twin:
+    with beside("against", twin.classifier, run) as model:
+        before = model.passes.copy()
 
         def explain(batch: Batch) -> Tensor:
             # The logits that came along are the network's own.
             alone = Batch(batch.positions, batch.ids, batch.keys, batch.inputs, None, batch.targets)
-            return attribution.explain(twin, alone)
+            return attribution.explain(model, alone)
 
-        which = "the last layer's" if layers == "last" else "all"
-        subject = (
-            f"{attribution.name} maps of one class by the network and by its twin with {which} "
-            "parameters drawn anew"
-        )
+        subject = f"{attribution.name} maps of one class by the network and by {twin.named}"
         methods = attribution, attribution
         finding = _measured(run, methods, explain, metric, subject, worst_largest=True)
-        run.model.passes.forward += twin.passes.forward
-        run.model.passes.backward += twin.passes.backward
-    finding.parameters |= {"layers": layers}
+        run.model.passes.add(model.passes - before)
+    finding.parameters |= twin.parameters
     return finding
 
 

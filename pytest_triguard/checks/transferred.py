@@ -12,7 +12,7 @@ import torch
 
 from pytest_triguard.attacks import Attack
 from pytest_triguard.checks.attacked import counted, goal, left_out, success_counts
-from pytest_triguard.checks.bounds import check_bounds
+from pytest_triguard.checks.beside import beside
 from pytest_triguard.checks.clean import predictions
 from pytest_triguard.checks.columns import Array, Columns
 from pytest_triguard.checks.falls import Falls
@@ -23,7 +23,7 @@ from pytest_triguard.engine.outcome import Outcome
 from pytest_triguard.engine.samples import Batch
 from pytest_triguard.engine.sifting import require_finite
 from pytest_triguard.errors import InputError, InputTypeError
-from pytest_triguard.running import Run, probed
+from pytest_triguard.running import Run
 from pytest_triguard.validation import describe
 
 
@@ -109,19 +109,9 @@ def _held(
     Raises:
         InputError: If its range, dtype or number of classes is not the classifier's.
     """
-    check_bounds("source", source.bounds, run)
-    dtype = run.like.dtype
-    if source.dtype not in (None, dtype):
-        raise InputError(f"source must have parameters of {dtype}, but {source.dtype} came")
-    device, draws = str(run.model.device), attack.averages
     model = stack.enter_context(
-        probed(source, run.like, device=device, seed=attack.drawn_seed, may_draw=draws)
+        beside("source", source, run, seed=attack.drawn_seed, may_draw=attack.averages)
     )
-    if model.num_classes != run.model.num_classes:
-        raise InputError(
-            f"source must have the {run.model.num_classes} classes of the classifier, but "
-            f"{model.num_classes} came"
-        )
     own, targeted = replace(run, model=model), target is not None
     attack.check_for(own, targeted=targeted)
     return _Source(source.fingerprint(), own, Sanity(own, attack, targeted=targeted))

@@ -18,6 +18,7 @@ from pytest_triguard import (
 )
 from pytest_triguard.attributions.randomization import randomized
 from pytest_triguard.errors import InputError, InputTypeError
+from pytest_triguard.facts import Facts
 from tests.module_state import state_of
 from tests.networks import problem
 
@@ -102,6 +103,79 @@ def test_the_class_that_is_explained_is_that_of_the_network_itself():
     expected = metrics.get("spearman")(*maps)
     assert torch.allclose(torch.from_numpy(predicted.values), expected, rtol=1e-9)
     assert found.passes == {"forward": 16, "backward": 16}
+
+
+class Edges(attributions.Attribution):
+    """Shows the image, whatever the network."""
+
+    name, kind, facts = "edges", "gradient", Facts(sign="signed")
+    passes_per_sample = 1
+
+    def explain(self, model, batch):
+        return batch.inputs - 0.5
+
+
+class Trained(nn.Module):
+    """A linear network fitted to labels that a few pixels decide, or to permuted ones."""
+
+    def __init__(self, inputs, labels):
+        super().__init__()
+        self.head = nn.Linear(inputs[0].numel(), 2).double()
+        flat, wanted = inputs.flatten(1) - 0.5, 2.0 * nn.functional.one_hot(labels, 2) - 1
+        ridge = flat.mT @ flat + torch.eye(flat.shape[1])
+        with torch.no_grad():
+            self.head.weight.copy_(torch.linalg.solve(ridge, flat.mT @ wanted.double()).mT)
+
+    def forward(self, inputs):
+        return self.head(inputs.flatten(1))
+
+
+def test_the_labels_can_be_what_is_randomised():
+    generator = torch.Generator().manual_seed(1)
+    inputs = torch.rand(200, 1, 3, 4, generator=generator).double()
+    labels = (inputs[:, 0, 0].sum(1) > 2).long()
+    shuffled = labels[torch.randperm(200, generator=generator)]
+    subject, other = (Classifier(Trained(inputs, each)) for each in (labels, shuffled))
+    given = subject, inputs[:30], labels[:30]
+    before = state_of(other.module)
+    found = assert_passes_sanity_check(*given, attribution="saliency", at_most=0.6, against=other)
+    maps = [attributions.get("saliency")(each, *given[1:]) for each in (subject, other)]
+    expected = metrics.get("spearman")(*maps)
+    assert torch.allclose(torch.from_numpy(found.values), expected, rtol=1e-9)
+    assert found.parameters["against"] == other.fingerprint()
+    assert "layers" not in found.parameters
+    assert found.passes == {"forward": 60, "backward": 60}
+    assert state_of(other.module) == before
+    with pytest.raises(TriGuardFailure, match="maps of one class by the network and by the one gi"):
+        assert_passes_sanity_check(*given, attribution=Edges(), at_most=0.6, against=other)
+
+
+@pytest.mark.parametrize(
+    ("against", "layers", "error", "message"),
+    [
+        ("self", "all", InputError, "against must be another classifier, but the one under test"),
+        (3, "all", InputTypeError, "against must be a Classifier, but 3 came"),
+        ("residual", "last", InputError, "layers must be left out where against brings the other"),
+        ("narrow", "all", InputError, "against must have the bounds of the classifier, .0, 1., bu"),
+        ("three", "all", InputError, "against must have the 4 classes of the classifier, but 3 ca"),
+    ],
+)
+def test_a_network_that_cannot_be_compared_with_is_refused(against, layers, error, message):
+    given = problem("linear", 4)
+    others = {
+        "self": given[0],
+        "residual": problem("residual", 1)[0],
+        "narrow": Classifier(given[0].module, bounds=(0.0, 2.0)),
+        "three": Classifier(nn.Sequential(nn.Flatten(), nn.Linear(24, 3)).double()),
+    }
+    with pytest.raises(error, match=message):
+        assert_passes_sanity_check(
+            *given,
+            attribution="saliency",
+            at_most=0.5,
+            layers=layers,
+            against=others.get(against, against),
+        )
 
 
 def test_wrong_arguments_are_refused():
