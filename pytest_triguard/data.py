@@ -27,6 +27,8 @@ from pytest_triguard.validation import describe, whole
 BOUNDS_TOLERANCE = 1e-6
 _READ_ROWS = 32
 """Samples of a Dataset that are read at once; what is read ahead of a chunk is held beside it."""
+_VIEWED_ROWS = 256
+"""Samples of a tensor that are read at once: they are not copied, and each read has its cost."""
 _READ_BYTES = 64 * 2**20
 _RANDOM = (RandomSampler, SubsetRandomSampler, WeightedRandomSampler)
 
@@ -153,7 +155,8 @@ class _Tensors:
 
     def read(self) -> Iterator[Batch]:
         row_bytes = max(1, self.inputs[:1].numel() * self.inputs.element_size())
-        size = max(1, min(_READ_ROWS, _READ_BYTES // row_bytes))
+        most = _VIEWED_ROWS if isinstance(self.positions, range) else _READ_ROWS
+        size = max(1, min(most, _READ_BYTES // row_bytes))
         for start in range(0, len(self.positions), size):
             positions = self.positions[start : start + size]
             if isinstance(positions, range):

@@ -75,15 +75,14 @@ class FullGrad(Attribution):
         """Return the maps, `(n, C, H, W)`."""
         inputs, aligned = batch.inputs, self.mode == "reference"
 
-        def shown(part: Tensor) -> Tensor:
-            if part.ndim != 4:
-                return part.new_zeros(())
-            summed = self._rescaled(part)
+        def enlarged(sums: Tensor) -> Tensor:
+            if sums.ndim != 4 or sums.shape[2:] == inputs.shape[2:]:
+                return sums
             return functional.interpolate(
-                summed, inputs.shape[2:], mode="bilinear", align_corners=aligned
+                sums, inputs.shape[2:], mode="bilinear", align_corners=aligned
             )
 
-        maps = self._folded(model, batch, shown) / inputs.shape[1]
+        maps = self._folded(model, batch, self._rescaled, enlarged) / inputs.shape[1]
         return maps.expand_as(inputs).contiguous()
 
     def completeness_error(
@@ -114,29 +113,42 @@ class FullGrad(Attribution):
             return torch.cat(errors).to(run.like.device)
 
     def _error(self, model: Model, batch: Batch) -> Tensor:
-        total = self._folded(model, batch, lambda part: part.flatten(1).sum(1))
+        total = self._folded(model, batch, lambda part: part.flatten(1).sum(1), lambda sums: sums)
         output = self.objective(known_logits(batch), known_targets(batch))
         return (total - output).abs() / output.abs().clamp_min(torch.finfo(output.dtype).tiny)
 
-    def _folded(self, model: Model, batch: Batch, fold: Fold) -> Tensor:
-        """Return the sum of what a function makes of each part."""
+    def _folded(self, model: Model, batch: Batch, fold: Fold, finish: Fold) -> Tensor:
+        """Return the sum of what a function makes of each part.
+
+        Args:
+            model: The network.
+            batch: The samples.
+            fold: Makes something of a part, which it may overwrite.
+            finish: Makes something of the sum of such things of one shape.
+        """
         targets = known_targets(batch)
 
         def run(rows: slice) -> Tensor:
             inputs = batch.inputs[rows]
-            folded: list[Tensor] = []
-            with _bias_parts(model.module, lambda part: _add(folded, fold(part))):
+            sums: dict[torch.Size, Tensor] = {}
+            with _bias_parts(model.module, lambda part: _add(sums, fold(part))):
                 gradient, _ = input_gradient(model, inputs, targets[rows], self.objective)
-            _add(folded, fold(_seen(model, inputs) * gradient))
-            return folded[0]
+            _add(sums, fold(_seen(model, inputs) * gradient))
+            return torch.stack([finish(each) for each in sums.values()]).sum(0)
 
         parts = model.chunk.attempt(run, len(batch))
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def _rescaled(self, part: Tensor) -> Tensor:
-        """Return absolute values, from 0 to 1 for each sample, summed over channels."""
-        sizes = part.abs()
-        least, largest = (per_row(each, part) for each in sizes.flatten(1).aminmax(dim=1))
+        """Return absolute values, from 0 to 1 for each sample, summed over channels.
+
+        A part without places adds nothing: zeros `(n, 1, 1, 1)`.
+        """
+        if part.ndim != 4:
+            return part.new_zeros(len(part), 1, 1, 1)
+        sizes = part.abs_()
+        flat = sizes.flatten(1)  # of which least and largest are faster found one by one
+        least, largest = (per_row(each, part) for each in (flat.amin(1), flat.amax(1)))
         summed = sizes.sum(1, keepdim=True) - part.shape[1] * least
         reach = largest - least
         if self.mode == "reference":
@@ -144,9 +156,10 @@ class FullGrad(Attribution):
         return torch.where(reach == 0, 0.0, summed / reach)
 
 
-def _add(folded: list[Tensor], value: Tensor) -> None:
-    """Keep the sum of values as the only element."""
-    folded[:] = [folded[0] + value] if folded else [value]
+def _add(sums: dict[torch.Size, Tensor], value: Tensor) -> None:
+    """Add a value to the sum of those of its shape."""
+    known = sums.get(value.shape)
+    sums[value.shape] = value if known is None else known + value
 
 
 def _seen(model: Model, inputs: Tensor) -> Tensor:

@@ -20,9 +20,11 @@ from pytest_triguard.engine.devices import is_host, synchronize
 from pytest_triguard.errors import TriGuardWarning
 
 UNTIMED = 64
-"""Chunk where there is too little work for timing to pay."""
+"""Chunk where there is too little work for timing to pay, unless rows are large."""
 
 _SMALLEST = 16
+_ELEMENTS_ON_HOST = 2**22
+"""Elements of the inputs of such a chunk at most: with more, what a pass touches fits no cache."""
 _LARGEST_ON_HOST, _LARGEST_ON_ACCELERATOR = 256, 4096  # what steps touch fits a cache
 _WORTH_IT = 0.03
 """Gain in speed for which a larger chunk is taken."""
@@ -90,12 +92,16 @@ class ChunkSize:
         largest = _LARGEST_ON_HOST if is_host(example.device) else _LARGEST_ON_ACCELERATOR
         trial = int(_TRIAL * work)
         affordable = min(largest, trial)
-        if known is None and affordable < 2 * UNTIMED:
-            self.used = UNTIMED
+        usual = _usual(example)
+        if known is None and affordable < 2 * usual:
+            self.used = usual
             return
         if known is None or 2 * known.tried <= affordable:
-            start = _SMALLEST if known is None else known.best
-            known = self._timings[key] = _fastest(run, example, start, affordable, trial)
+            start = usual if known is None else known.best
+            found = _fastest(run, example, start, affordable, trial)
+            if known is None and found.best == start:
+                found = _smaller(run, example, found, trial)
+            known = self._timings[key] = found
         self.used = known.best
 
     def shrink(self, failed_rows: int) -> None:
@@ -152,6 +158,31 @@ def _on(run: Callable[[Tensor], Tensor], block: Tensor) -> Callable[[slice], Ten
     return lambda part: run(block[part])
 
 
+def _usual(example: Tensor) -> int:
+    """Return the chunk that is taken without timing, and the first that is timed."""
+    if not is_host(example.device):
+        return UNTIMED
+    most = max(1, _ELEMENTS_ON_HOST // max(1, example[:1].numel()))
+    return min(UNTIMED, 1 << (most.bit_length() - 1))
+
+
+def _smaller(run: Callable[[Tensor], object], example: Tensor, found: Timing, trial: int) -> Timing:
+    """Halve the size as long as that brings something."""
+    best = found.best
+    while best // 2 >= _SMALLEST:
+        half = best // 2
+        if _gain(run, example, best, half, _turns(trial, best)) < _WORTH_IT:
+            break
+        best = half
+    return Timing(best, found.tried)
+
+
+def _turns(trial: int, rows: int) -> int:
+    """Return in how many turns passes of so many rows are timed."""
+    fewest, most = _TURNS
+    return min(max(fewest, trial // (2 * rows)), most)
+
+
 def _fastest(
     run: Callable[[Tensor], object], example: Tensor, start: int, largest: int, trial: int
 ) -> Timing:
@@ -164,15 +195,13 @@ def _fastest(
         largest: Largest size to try.
         trial: Rows that may be spent on timing a size.
     """
-    fewest, most = _TURNS
     best = size = start
     misses = 0
     run(example[:1])
     while misses < 2 and 2 * size <= largest:
         size *= 2
         try:
-            turns = min(max(fewest, trial // (2 * size)), most)
-            gains = _gain(run, example, best, size, turns) >= _WORTH_IT
+            gains = _gain(run, example, best, size, _turns(trial, size)) >= _WORTH_IT
         except (RuntimeError, MemoryError) as error:
             if not out_of_memory(error):
                 raise
@@ -183,23 +212,32 @@ def _fastest(
 
 
 def _gain(
-    run: Callable[[Tensor], object], example: Tensor, small: int, large: int, turns: int
+    run: Callable[[Tensor], object], example: Tensor, known: int, other: int, turns: int
 ) -> float:
-    """Return how much faster rows go in large chunks, as a share of their time in small ones.
+    """Return how much faster rows go in chunks of another size, as a share of their time.
 
     Both are timed in turns, so that a busy machine slows both alike.
     """
-    rows = example.repeat(-(-large // len(example)), 1, 1, 1)[:large]
-    times = [(_timed(run, rows[:small]), _timed(run, rows)) for _ in range(turns)]
-    return 1 - (min(each[1] for each in times) / large) / (min(each[0] for each in times) / small)
+    most = max(known, other)
+    rows = example.repeat(-(-most // len(example)), 1, 1, 1)[:most]
+    times = [(_timed(run, rows[:known]), _timed(run, rows[:other])) for _ in range(turns)]
+    return 1 - (min(each[1] for each in times) / other) / (min(each[0] for each in times) / known)
 
 
 def _timed(run: Callable[[Tensor], object], rows: Tensor) -> float:
-    synchronize(rows.device)
-    start = time.perf_counter()
+    start = now(rows.device)
     run(rows)
-    synchronize(rows.device)
-    return time.perf_counter() - start
+    return now(rows.device) - start
+
+
+def now(device: torch.device) -> float:
+    """Return the seconds that passes are timed with, once the device has done what it was told.
+
+    One thread on a host is timed by what it had of the processor: others may have had the rest.
+    """
+    synchronize(device)
+    alone = is_host(device) and torch.get_num_threads() == 1
+    return time.thread_time() if alone else time.perf_counter()
 
 
 def out_of_memory(error: BaseException) -> bool:

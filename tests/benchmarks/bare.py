@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -33,12 +34,12 @@ class Bare:
                 total = self.objective(self.module(points), classes).sum()
                 torch.autograd.grad(total, points)
 
-    def best_batch(self) -> int:
+    def best_batch(self, sizes: Sequence[int] = SIZES) -> int:
         """Return the batch size with the shortest time per image, found in interleaved rounds."""
-        best = dict.fromkeys(SIZES, float("inf"))
+        best, fewest = dict.fromkeys(sizes, float("inf")), min(64, max(sizes))
         for _ in range(_ROUNDS):
-            for size in SIZES:
-                some = Bare(self.module, *self._rows(max(size, 64)), self.objective)
+            for size in sizes:
+                some = Bare(self.module, *self._rows(max(size, fewest)), self.objective)
                 seconds = timed(lambda size=size, some=some: some.run(1, size))[1]
                 best[size] = min(best[size], seconds / len(some.inputs))
         return min(best, key=lambda size: best[size])

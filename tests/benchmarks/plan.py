@@ -16,6 +16,10 @@ class Plan:
     streams: tuple[int, int] = (1_000, 20_000)
     runs: int = 10
     interval_pairs: int = 21
+    turns: int = 11
+    """Turns of every comparison of explanations, of which the median is taken."""
+    share: float = 1.0
+    """Share of their images."""
 
 
 QUICK = Plan(
@@ -26,4 +30,6 @@ QUICK = Plan(
     streams=(500, 2_000),
     runs=3,
     interval_pairs=9,
+    turns=5,
+    share=0.5,
 )

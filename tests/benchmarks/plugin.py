@@ -77,7 +77,7 @@ def _idle(plan: Plan) -> Row:
             (_run(folder), _run(folder, "-p", "no:triguard")) for _ in range(plan.runs * 10 + 1)
         ][1:]
     clock, processor = (
-        Ratio.of_differences([1000 * (used[which] - idle[which]) for used, idle in turns])
+        Ratio.median([1000 * (used[which] - idle[which]) for used, idle in turns])
         for which in (0, 1)
     )
     without = 1000 * statistics.median(idle[0] for _, idle in turns)
@@ -102,9 +102,7 @@ def _per_check(count: int, runs: int) -> tuple[Ratio, Ratio]:
             for _ in range(runs + 1)
         ][1:]
     clock, processor = (
-        Ratio.of_differences(
-            [1000 * (checked[which] - idle[which]) / count for checked, idle in turns]
-        )
+        Ratio.median([1000 * (checked[which] - idle[which]) / count for checked, idle in turns])
         for which in (0, 1)
     )
     return clock, processor

@@ -53,10 +53,16 @@ def _job(classifier: Classifier, method: str, inputs: torch.Tensor, labels: torc
     return lambda: attribution(classifier, inputs, labels)
 
 
-def warmed(classifier: Classifier, inputs: torch.Tensor) -> int:
-    """Let the classifier choose its chunk, as the first check of a run does, and return it."""
+def warmed(classifier: Classifier, inputs: torch.Tensor, work: int | None = None) -> int:
+    """Let the classifier choose its chunk, as the first check of a run does, and return it.
+
+    Args:
+        classifier: The classifier.
+        inputs: Some images.
+        work: Passes of all images together, or None for so many that any timing pays.
+    """
     from pytest_triguard.running import running
 
     with running(classifier, inputs) as run:
-        run.tune(10**6)
+        run.tune(10**6 if work is None else -(-work // len(inputs)))
         return run.model.chunk.rows

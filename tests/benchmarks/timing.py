@@ -33,9 +33,9 @@ class Ratio:
         return cls(math.exp(mean), math.exp(mean - half), math.exp(mean + half))
 
     @classmethod
-    def of_differences(cls, differences: Sequence[float]) -> Ratio:
-        """Return the median of some differences, and its interval by order statistics."""
-        values = sorted(differences)
+    def median(cls, values: Sequence[float]) -> Ratio:
+        """Return the median of ratios or differences, and its interval by order statistics."""
+        values = sorted(values)
         below = int(stats.binom.ppf((1 - CONFIDENCE) / 2, len(values), 0.5))
         low = max(below - 1, 0)
         return cls(statistics.median(values), values[low], values[len(values) - 1 - low])
@@ -57,14 +57,20 @@ class Comparison:
     processor: Ratio
 
 
-def pairs(first: Job, second: Job, count: int) -> Comparison:
+def pairs(
+    first: Job,
+    second: Job,
+    count: int,
+    *,
+    summary: Callable[[Sequence[float]], Ratio] = Ratio.of,
+) -> Comparison:
     """Time two jobs in turns, A B A B ..., after one short turn of neither: callers warm up."""
     turns = [(timed(first), timed(second)) for _ in range(count)]
     return Comparison(
         first=statistics.median(a[0] for a, _ in turns),
         second=statistics.median(b[0] for _, b in turns),
-        clock=Ratio.of([a[0] / b[0] for a, b in turns]),
-        processor=Ratio.of([a[1] / b[1] for a, b in turns]),
+        clock=summary([a[0] / b[0] for a, b in turns]),
+        processor=summary([a[1] / b[1] for a, b in turns]),
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 import warnings
 
 import pytest
@@ -44,7 +45,7 @@ class Device:
 def timed_device(monkeypatch):
     def make(cost, most=math.inf):
         device = Device(cost, most)
-        monkeypatch.setattr(chunking.time, "perf_counter", lambda: device.now)
+        monkeypatch.setattr(chunking, "now", lambda _: device.now)
         return device
 
     return make
@@ -65,10 +66,28 @@ def test_timing_finds_the_fastest_size(timed_device, fastest):
     assert chunk.used == chunk.rows == fastest
 
 
-def test_of_sizes_that_are_as_fast_the_smallest_is_taken(timed_device):
+def test_of_sizes_that_are_as_fast_the_usual_one_is_taken(timed_device):
     chunk = ChunkSize()
     chunk.tune(timed_device(lambda rows: rows), ROW, work=PLENTY)
-    assert chunk.used == 16
+    assert chunk.used == UNTIMED
+
+
+@pytest.mark.parametrize(("side", "expected"), [(32, 64), (112, 64), (224, 16), (1024, 1)])
+def test_large_rows_go_in_smaller_chunks_on_a_host(timed_device, side, expected):
+    row, chunk = torch.zeros(1, 1, 1, 1).expand(1, 3, side, side), ChunkSize()
+    chunk.tune(timed_device(lambda rows: rows), row, work=100)
+    assert chunk.used == expected
+
+
+def test_one_thread_is_timed_by_its_own_share_of_the_processor():
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        start = chunking.now(torch.device("cpu"))
+        time.sleep(0.05)
+        assert chunking.now(torch.device("cpu")) - start < 0.04
+    finally:
+        torch.set_num_threads(threads)
 
 
 def test_a_constant_overhead_asks_for_large_chunks(timed_device):
@@ -95,7 +114,7 @@ def test_little_work_is_not_timed(timed_device, work):
 def test_timing_costs_little_beside_the_job(work, fastest):
     device, chunk = Device(per_row(fastest)), ChunkSize()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(chunking.time, "perf_counter", lambda: device.now)
+        patch.setattr(chunking, "now", lambda _: device.now)
         chunk.tune(device, ROW, work=work)
     assert sum(device.rows) <= 0.07 * work + 1
 
