@@ -13,7 +13,7 @@ from torch import Tensor
 from pytest_triguard.attacks.base import Attack
 from pytest_triguard.attacks.goals import ascended
 from pytest_triguard.attacks.searching import Searching
-from pytest_triguard.engine import draws
+from pytest_triguard.attacks.starts import drawn_start
 from pytest_triguard.engine.geometry import ascent, per_row, project, stepped, surface_offset
 from pytest_triguard.engine.gradients import input_gradient
 from pytest_triguard.engine.iteration import STOPS, Stop, search
@@ -133,15 +133,8 @@ class Climb(Searching[AnyAPGD]):
 
     def begin(self, model: Model, rows: Rows) -> None:
         """Start on the surface of the ball."""
-        clean, eps, attack = rows["clean"], rows["eps"], self.attack
-        keys = draws.row_keys(
-            rows["keys"],
-            seed=attack.drawn_seed,
-            method=f"{attack.name}/start",
-            restart=rows["restart"],
-        )
-        offset = surface_offset(keys, clean, eps, attack.norm)
-        points = project(clean + offset, clean, eps, attack.norm, model.bounds(clean.dtype))
+        clean, eps = rows["clean"], rows["eps"]
+        points = drawn_start(self.attack, model, rows, surface_offset)
         rows["points"], rows["previous"] = points, points.clone()
         rows["best_gradient"] = torch.zeros_like(clean)
         rows["length"] = 2 * eps

@@ -9,7 +9,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from pytest_triguard.attacks.apgd import APGD, Climb
-from pytest_triguard.attacks.ranked import TARGETS, aim, rounds
+from pytest_triguard.attacks.ranked import TARGETS, Ranked
 from pytest_triguard.engine.iteration import search
 from pytest_triguard.engine.model import Model
 from pytest_triguard.engine.objectives import targeted_dlr
@@ -65,19 +65,11 @@ class APGDT(APGD):
 
     def stream(self, model: Model, batches: Iterable[Batch]) -> Iterator[Outcome]:
         """Attack labelled batches and hand out outcomes in the order in which they finish."""
-        return search(model, batches, _Targeted(self, model))
+        return search(model, batches, _Ranked(self, model))
 
 
-class _Targeted(Climb[APGDT]):
-    """The search, with a target for each start."""
-
-    @property
-    def restarts(self) -> int:
-        return rounds(self.attack.classes, self.model) * self.attack.restarts
-
-    def begin(self, model: Model, rows: Rows) -> None:
-        super().begin(model, rows)
-        aim(model, rows, self.attack.classes, each=self.attack.restarts)
+class _Ranked(Ranked[APGDT], Climb[APGDT]):
+    """The search towards one class after the other."""
 
     def loss(self, logits: Tensor, rows: Rows) -> Tensor:
         return targeted_dlr(logits, rows["labels"], rows["aim"])

@@ -105,7 +105,7 @@ class _Descent(Nearest[CW]):
         self._weigh(rows)
         clean = rows["clean"]
         middle, half = self._range(clean)
-        rows["points"] = clean.clone()
+        super().begin(model, rows)
         rows["variable"] = ((clean - middle) / half * _EDGE).atanh()
         rows["mean"], rows["square"] = torch.zeros_like(clean), torch.zeros_like(clean)
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from pytest_triguard.attacks.base import Attack
 from pytest_triguard.attacks.goals import reached
 from pytest_triguard.attacks.nearest import Nearest
-from pytest_triguard.engine import draws
+from pytest_triguard.attacks.starts import start_keys
 from pytest_triguard.engine.geometry import length, per_row, surface_offset
 from pytest_triguard.engine.hyperplanes import offset_to_hyperplane
 from pytest_triguard.engine.iteration import STOPS, Stop, search
@@ -105,18 +105,14 @@ class ToBoundary(Nearest[AnyFAB]):
     def begin(self, model: Model, rows: Rows) -> None:
         """Start at the sample, or at random half as far as eps."""
         clean, attack = rows["clean"], self.attack
-        rows["points"], rows["base"] = clean.clone(), clean.clone()
+        super().begin(model, rows)
+        rows["base"] = clean.clone()
         rows["value"] = torch.zeros_like(rows["eps"])
         if attack.restarts == 1:
             return
-        keys = draws.row_keys(
-            rows["keys"],
-            seed=attack.drawn_seed,
-            method=f"{attack.name}/start",
-            restart=rows["restart"],
-        )
         low, high = model.bounds(clean.dtype)
-        drawn = clean + surface_offset(keys, clean, rows["eps"] / 2, attack.norm)
+        radius = rows["eps"] / 2
+        drawn = clean + surface_offset(start_keys(attack, rows), clean, radius, attack.norm)
         again = per_row(rows["restart"] % attack.restarts > 0, clean)
         rows["points"] = torch.where(again, drawn.clamp(low, high), clean)
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from pytest_triguard.attacks.fab import FAB, ToBoundary, slope
-from pytest_triguard.attacks.ranked import TARGETS, aim, rounds
+from pytest_triguard.attacks.ranked import TARGETS, Ranked
 from pytest_triguard.engine.iteration import search
 from pytest_triguard.engine.model import Model
 from pytest_triguard.engine.objectives import logit
@@ -56,19 +56,11 @@ class FABT(FAB):
 
     def stream(self, model: Model, batches: Iterable[Batch]) -> Iterator[Outcome]:
         """Attack labelled batches and hand out outcomes in the order in which they finish."""
-        return search(model, batches, _Targeted(self, model))
+        return search(model, batches, _Ranked(self, model))
 
 
-class _Targeted(ToBoundary[FABT]):
-    """The search, with a target for each start."""
-
-    @property
-    def restarts(self) -> int:
-        return rounds(self.attack.classes, self.model) * self.attack.restarts
-
-    def begin(self, model: Model, rows: Rows) -> None:
-        super().begin(model, rows)
-        aim(model, rows, self.attack.classes, each=self.attack.restarts)
+class _Ranked(Ranked[FABT], ToBoundary[FABT]):
+    """The search towards one class after the other."""
 
     def boundary(self, model: Model, base: Tensor, rows: Rows) -> tuple[Tensor, Tensor]:
         with torch.inference_mode(False), torch.enable_grad():

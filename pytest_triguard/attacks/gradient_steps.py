@@ -11,11 +11,10 @@ from torch import Tensor
 from pytest_triguard.attacks.base import Attack
 from pytest_triguard.attacks.goals import LOSSES, ascended
 from pytest_triguard.attacks.searching import Answers
-from pytest_triguard.engine import draws
+from pytest_triguard.attacks.starts import drawn_start
 from pytest_triguard.engine.geometry import (
     ascent,
     box,
-    project,
     random_offset,
     stepped,
     stepped_in_box,
@@ -156,24 +155,13 @@ class Steps(Answers[GradientSteps]):
 
     def begin(self, model: Model, rows: Rows) -> None:
         """Set `points` for a start."""
-        clean, eps, attack = rows["clean"], rows["eps"], self.attack
-        bounds = model.bounds(clean.dtype)
+        clean, attack = rows["clean"], self.attack
         if attack.norm == "linf":
-            rows["box_low"], rows["box_high"] = box(clean, eps, bounds)
-        rows["points"] = self.drawn(rows, bounds) if attack.random_start else clean
+            bounds = model.bounds(clean.dtype)
+            rows["box_low"], rows["box_high"] = box(clean, rows["eps"], bounds)
+        drawn = attack.random_start
+        rows["points"] = drawn_start(attack, model, rows, random_offset) if drawn else clean
         attack.begin(model, rows)
-
-    def drawn(self, rows: Rows, bounds: tuple[Tensor, Tensor]) -> Tensor:
-        """Return random points of the balls."""
-        clean, eps, attack = rows["clean"], rows["eps"], self.attack
-        keys = draws.row_keys(
-            rows["keys"],
-            seed=attack.drawn_seed,
-            method=f"{attack.name}/start",
-            restart=rows["restart"],
-        )
-        offset = random_offset(keys, clean, eps, attack.norm)
-        return project(clean + offset, clean, eps, attack.norm, bounds)
 
     def estimate(self, model: Model, rows: Rows) -> tuple[Tensor, Tensor | None]:
         """Return the gradient of the loss, and the logits."""

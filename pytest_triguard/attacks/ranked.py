@@ -2,14 +2,42 @@
 
 from __future__ import annotations
 
+from typing import Protocol, TypeVar
+
 import torch
 from torch import Tensor
 
+from pytest_triguard.attacks.searching import Searching, Stepping
 from pytest_triguard.engine.model import Model
 from pytest_triguard.engine.rows import Rows
 
 TARGETS = 9
 """Most targets per sample in AutoAttack."""
+
+
+class Choosing(Stepping, Protocol):
+    """An attack that chooses its targets."""
+
+    @property
+    def classes(self) -> int:
+        """Number of targets, where there are as many classes beside the label."""
+
+
+AnyChoosing = TypeVar("AnyChoosing", bound=Choosing)
+
+
+class Ranked(Searching[AnyChoosing]):
+    """Gives each start of a search its target, `aim`; stands before the search that ascends."""
+
+    @property
+    def restarts(self) -> int:
+        """Number of starts of all targets."""
+        return rounds(self.attack.classes, self.model) * self.attack.restarts
+
+    def begin(self, model: Model, rows: Rows) -> None:
+        """Set `points` for a start, and the class it goes to."""
+        super().begin(model, rows)
+        aim(model, rows, self.attack.classes, each=self.attack.restarts)
 
 
 def rounds(wanted: int, model: Model) -> int:

@@ -93,3 +93,7 @@ class Searching(Answers[Method]):
     def passes(self, steps: int) -> int:
         """Return the passes that a start and so many estimates take."""
         return steps
+
+    def begin(self, model: Model, rows: Rows) -> None:
+        """Start at the sample."""
+        rows["points"] = rows["clean"].clone()

@@ -15,6 +15,7 @@ from pytest_triguard.attacks import transfer_matrix
 from pytest_triguard.classifier import Classifier
 from pytest_triguard.errors import InputError, InputTypeError
 from pytest_triguard.statistics import clopper_pearson
+from tests.attacks.table import refused
 from tests.networks import CLASSES, SHAPES, bare, images, problem
 
 MIM = attacks.get("mim", eps=0.05, steps=3)
@@ -96,10 +97,6 @@ def test_a_classifier_that_gets_nothing_right_has_no_rate():
     assert math.isnan(found.rate("first", "dull"))
     assert found.interval("first", "dull") == (0, 1)
     assert "none counts" in str(found)
-
-
-def refused(error, message):
-    return pytest.raises(error, match=f"^{re.escape(message)}")
 
 
 def test_bad_arguments_are_refused():

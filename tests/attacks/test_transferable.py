@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-
 import pytest
 import torch
 from torch.nn import functional
@@ -12,7 +10,7 @@ from pytest_triguard import attacks
 from pytest_triguard.attacks import transforms
 from pytest_triguard.engine.baselines import blurred
 from pytest_triguard.errors import InputError, InputTypeError
-from tests.attacks.table import CASES, EPS, stepping_cases
+from tests.attacks.table import CASES, EPS, refused, stepping_cases
 from tests.networks import CLASSES, bare, problem
 from tests.sessions import with_settings
 
@@ -179,25 +177,21 @@ def test_no_pass_holds_more_rows_than_the_chunk(chunk):
     assert len(full) > 0.8 * len(rows[4:])
 
 
-def refused(error, message):
-    return pytest.raises(error, match=message)
-
-
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"momentum": -1}, InputError, "^momentum must be at least 0, but -1 came$"),
+        ({"momentum": -1}, InputError, "momentum must be at least 0, but -1 came"),
         (
             {"transforms": "tim"},
             InputTypeError,
-            "^transforms must be a list of names or transforms, but 'tim' came$",
+            "transforms must be a list of names or transforms, but 'tim' came",
         ),
-        ({"transforms": ["tin"]}, InputError, "^unknown transform 'tin'; did you mean 'tim'?"),
-        ({"transforms": [3]}, InputTypeError, "^the name of a transform must be a string, but 3"),
+        ({"transforms": ["tin"]}, InputError, "unknown transform 'tin'; did you mean 'tim'?"),
+        ({"transforms": [3]}, InputTypeError, "the name of a transform must be a string, but 3"),
         (
             {"transforms": ["tim", transforms.get("tim", size=3)]},
             InputError,
-            "^transforms must name each once, but 'tim' came twice$",
+            "transforms must name each once, but 'tim' came twice",
         ),
     ],
 )
@@ -211,7 +205,7 @@ def test_bad_hyperparameters_of_the_family_are_refused(options, error, message):
     [("dim", "dim"), ("tim", "tim"), ("si_nim", "si"), ("sia", "sia"), ("ssa", "ssa")],
 )
 def test_a_transform_that_the_method_is_made_of_is_not_added_again(name, own):
-    with refused(InputError, f"^transforms must not name '{own}', which {name} applies by itself;"):
+    with refused(InputError, f"transforms must not name '{own}', which {name} applies by itself;"):
         attacks.get(name, transforms=[own])
 
 
@@ -233,7 +227,7 @@ def test_a_transform_that_the_method_is_made_of_is_not_added_again(name, own):
     ],
 )
 def test_bad_hyperparameters_of_a_method_are_refused(name, options, error, message):
-    with refused(error, f"^{message}"):
+    with refused(error, message):
         attacks.get(name, **options)
 
 
@@ -245,7 +239,7 @@ def test_bad_hyperparameters_of_a_method_are_refused(name, options, error, messa
     ],
 )
 def test_inputs_that_are_too_small_are_refused(name, options, message):
-    with refused(InputError, f"^{message}"):
+    with refused(InputError, message):
         run(name, "linf", **options)
 
 
@@ -405,7 +399,7 @@ def test_fsps_takes_later_gradients_where_the_loss_is_lower():
     ],
 )
 def test_bad_hyperparameters_of_these_are_refused(name, options, error, message):
-    with refused(error, "^" + re.escape(message)):
+    with refused(error, message):
         run(name, "linf", **options)
 
 
