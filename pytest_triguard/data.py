@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -74,6 +75,7 @@ class Samples:
         self.bounds = bounds
         self._dtype = dtype
         self._digest: str | None = None
+        self._place: int | None = None
         self._source = _source(inputs, labels, ids)
         self.count = self.total = self._source.count
         if self.count == 0:
@@ -97,12 +99,21 @@ class Samples:
         """Return the first batch, checked."""
         return next(iter(self))
 
+    def alone(self, place: int) -> Samples:
+        """Return one of the samples, by its place among those that are read, as data of its own.
+
+        Its position, id, label and target stay what they are.
+        """
+        one = copy.copy(self)
+        one._place, one.count = place, 1
+        return one
+
     def __iter__(self) -> Iterator[Batch]:
         digest = _Digest()
         seen: set[Hashable] = set()
         read = 0
         kind: tuple[object, ...] = ()
-        for batch in self._source.read():
+        for batch in _all_or_one(self._source.read(), self._place):
             checked = self._checked(batch)
             if self._source.named:
                 _refuse_repeated(checked.ids, seen)
@@ -298,6 +309,18 @@ def _parts(item: Any) -> tuple[Tensor, Tensor | None, list[Hashable] | None]:
 
 def _at(values: Tensor, place: slice | Tensor) -> Tensor:
     return values[place if isinstance(place, slice) else place.to(values.device)]
+
+
+def _all_or_one(batches: Iterator[Batch], place: int | None) -> Iterator[Batch]:
+    """Yield all batches, or where a place is given the one sample that is read there."""
+    before = 0
+    for batch in batches:
+        if place is None:
+            yield batch
+        elif place < before + len(batch):
+            yield batch.rows(slice(place - before, place - before + 1))
+            return
+        before += len(batch)
 
 
 def _batch(

@@ -20,7 +20,7 @@ class TriGuard:
         settings: All settings in force, with the markers of the test.
         device: Device that was asked for, else `cpu`.
         seed: Seed of every random draw.
-        artifacts: Folder for counterexamples and certificates; made when first needed.
+        artifacts: Folder for counterexamples, pictures and certificates; made when first needed.
     """
 
     settings: Settings

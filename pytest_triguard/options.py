@@ -201,7 +201,7 @@ OPTIONS = (
     Option(
         "artifacts",
         "DIR",
-        "folder for counterexamples and certificates, made when first needed "
+        "folder for counterexamples, pictures and certificates, made when needed "
         f"(default: {DEFAULT_ARTIFACTS} under the rootdir)",
         read_path,
     ),

@@ -29,6 +29,15 @@ _SIGNED, _UNSIGNED = "seismic", "viridis"
 Array = npt.NDArray[Any]
 
 
+def available() -> bool:
+    """Return whether matplotlib can be imported; the first call tries."""
+    try:
+        import matplotlib.figure  # noqa: F401
+    except ImportError:
+        return False
+    return True
+
+
 def heatmap_overlay(image: Tensor, attribution: Tensor, *, title: str = "") -> Figure:
     """Show an image, its map, and the map over the image.
 
@@ -162,7 +171,7 @@ def _panels(count: int, title: str, side: float = _SIDE) -> tuple[Figure, list[A
     figure = Figure(figsize=(count * side, side + 0.4), layout="constrained")
     axes = list(np.atleast_1d(figure.subplots(1, count)))
     if title:
-        figure.suptitle(title)
+        figure.suptitle(title, parse_math=False)  # a dollar in an id is no mathematics
     return figure, axes
 
 

@@ -40,7 +40,7 @@ class Settings:
         budget: Seconds per sample a verifier may spend, or None for no limit.
         inconclusive: Whether an inconclusive check fails or passes.
         chunk: Rows per pass, or None to find the fastest by timing.
-        artifacts: Folder for counterexamples and certificates, or None to save none.
+        artifacts: Folder for counterexamples, pictures and certificates, or None to save none.
         json: Path of the JSON report, or None to write none.
         baseline: Folder of the baselines to compare with, or None to compare with none.
         update: Whether baselines are written instead.

@@ -135,6 +135,17 @@ def test_samples_are_read_whole_in_order_and_more_than_once(source):
 
 
 @every_source
+def test_one_of_the_samples_is_read_alone_as_it_is_among_the_others(source):
+    samples = Samples(*source())
+    for place in (0, 4, 9):
+        (one,) = samples.alone(place)
+        assert one.positions == one.ids == (place,)
+        assert torch.equal(one.inputs[0], X[place])
+        assert one.labels.item() == Y[place]
+    assert together(samples)[0] == list(range(10))
+
+
+@every_source
 def test_the_fingerprint_is_that_of_the_samples_alone(source):
     assert fingerprint(*source()) == fingerprint(X, Y)
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from torch import Tensor
@@ -16,6 +18,7 @@ from pytest_triguard.checks.columns import Array, Columns
 from pytest_triguard.checks.explained import About, about_maps
 from pytest_triguard.checks.finding import Finding
 from pytest_triguard.checks.maps import Maps
+from pytest_triguard.checks.pictured import side_by_side
 from pytest_triguard.classifier import Classifier
 from pytest_triguard.engine.samples import Batch
 from pytest_triguard.engine.sifting import require_finite
@@ -23,6 +26,9 @@ from pytest_triguard.errors import InputError, InputTypeError
 from pytest_triguard.metrics import PairMetric
 from pytest_triguard.running import Run
 from pytest_triguard.validation import describe
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 Explain = Callable[[Batch], Tensor]
 
@@ -57,6 +63,14 @@ def measure_agreement(
         "second": second.parameters(),
         "metric": metric.parameters(),
     }
+
+    def draw(one: Run, title: str) -> Figure:
+        def explain(batch: Batch) -> Tensor:
+            return second.explain(one.model, batch)
+
+        return _picture(one, first, explain, (first.name, second.name), title)
+
+    finding.picture = draw
     return finding
 
 
@@ -67,11 +81,13 @@ class Twin:
     Attributes:
         classifier: The network.
         named: What it is, in words.
+        title: The same in a picture.
         parameters: What a record says of it.
     """
 
     classifier: Classifier
     named: str
+    title: str
     parameters: dict[str, str]
 
 
@@ -92,7 +108,8 @@ def parse_twin(classifier: Classifier, against: object, layers: str, *, seed: in
     if against is None:
         which = "the last layer's" if layers == "last" else "all"
         twin = randomized(classifier, layers=layers, seed=seed)
-        return Twin(twin, f"its twin with {which} parameters drawn anew", {"layers": layers})
+        named = f"its twin with {which} parameters drawn anew"
+        return Twin(twin, named, "randomized twin", {"layers": layers})
     if not isinstance(against, Classifier):
         raise InputTypeError(f"against must be a Classifier, but {describe(against)} came")
     if layers != "all":
@@ -102,7 +119,8 @@ def parse_twin(classifier: Classifier, against: object, layers: str, *, seed: in
         )
     if against.fingerprint() == classifier.fingerprint():
         raise InputError("against must be another classifier, but the one under test came")
-    return Twin(against, "the one given beside it", {"against": against.fingerprint()})
+    given = {"against": against.fingerprint()}
+    return Twin(against, "the one given beside it", "other network", given)
 
 
 def measure_against(run: Run, attribution: Attribution, twin: Twin, metric: PairMetric) -> Finding:
@@ -117,20 +135,42 @@ def measure_against(run: Run, attribution: Attribution, twin: Twin, metric: Pair
         metric: Similarity of two maps.
     """
     run.tune(2 * attribution.passes_per_sample)
+    with _explained_by(attribution, twin, run) as explain:
+        subject = f"{attribution.name} maps of one class by the network and by {twin.named}"
+        methods = attribution, attribution
+        finding = _measured(run, methods, explain, metric, subject, worst_largest=True)
+    finding.parameters |= twin.parameters
+
+    def draw(one: Run, title: str) -> Figure:
+        with _explained_by(attribution, twin, one) as explain:
+            return _picture(one, attribution, explain, ("network", twin.title), title)
+
+    finding.picture = draw
+    return finding
+
+
+@contextmanager
+def _explained_by(attribution: Attribution, twin: Twin, run: Run) -> Iterator[Explain]:
+    """Hold what explains samples by another network; its passes count as the run's."""
     with beside("against", twin.classifier, run) as model:
         before = model.passes.copy()
 
         def explain(batch: Batch) -> Tensor:
-            # The logits that came along are the network's own.
+            # The logits that came along are the run's own network's.
             alone = Batch(batch.positions, batch.ids, batch.keys, batch.inputs, None, batch.targets)
             return attribution.explain(model, alone)
 
-        subject = f"{attribution.name} maps of one class by the network and by {twin.named}"
-        methods = attribution, attribution
-        finding = _measured(run, methods, explain, metric, subject, worst_largest=True)
+        yield explain
         run.model.passes.add(model.passes - before)
-    finding.parameters |= twin.parameters
-    return finding
+
+
+def _picture(
+    run: Run, attribution: Attribution, explain: Explain, names: tuple[str, str], title: str
+) -> Figure:
+    """Draw the two maps of a sample, and their difference."""
+    batch, maps = next(attribution.stream(run.model, run.samples))
+    both = (names[0], maps[0]), (names[1], explain(batch)[0])
+    return side_by_side(run.model, batch.inputs[0], both, title)
 
 
 def _measured(

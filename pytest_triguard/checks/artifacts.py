@@ -1,7 +1,7 @@
-"""What a check leaves on disk: counterexamples and certificates.
+"""What a check leaves on disk: counterexamples, certificates and pictures.
 
 Counterexamples are read back and checked again before their file gets its name. Certificates are
-for others to check again.
+for others to check again. Pictures are there to be looked at.
 """
 
 from __future__ import annotations
@@ -11,9 +11,10 @@ import os
 import re
 import tempfile
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -23,6 +24,9 @@ from pytest_triguard.checks.finding import Counterexample
 from pytest_triguard.engine.model import Model
 from pytest_triguard.errors import TriGuardWarning
 from pytest_triguard.verification import Certificate, write_certificates
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 TOLERANCE = 1e-6
 """How far outside ball and bounds a counterexample may lie, as a share of the largest of eps, the
@@ -103,6 +107,43 @@ def save_certificates(
             f"certificates could not be saved to {path}: {error}", TriGuardWarning, stacklevel=2
         )
     return None
+
+
+def save_picture(
+    folder: Path, nodeid: str, name: str, draw: Callable[[], Figure] | None
+) -> Path | None:
+    """Save the picture of a failed check as a `.png`, whole or not at all.
+
+    Nothing that goes wrong on the way is raised, also where warnings are errors: it is the failed
+    check that its reader is to see.
+
+    Args:
+        folder: Where to save; made if it is not there.
+        nodeid: Node id of the test.
+        name: Name of the check.
+        draw: Makes the picture; None where there is none.
+
+    Returns:
+        The path, or None if there is no picture.
+    """
+    if draw is None:
+        return None
+    path = folder / f"{artifact_name(nodeid, name)}.png"
+    try:
+        figure = draw()
+        folder.mkdir(parents=True, exist_ok=True)
+        with _temporary(folder) as written:
+            figure.savefig(written, format="png")
+            os.replace(written, path)
+    except Exception as error:
+        with suppress(OSError):
+            path.unlink(missing_ok=True)  # what an earlier run left there
+        with suppress(TriGuardWarning):
+            warnings.warn(
+                f"the picture {path} could not be made: {error}", TriGuardWarning, stacklevel=2
+            )
+        return None
+    return path
 
 
 def artifact_name(nodeid: str, name: str) -> str:

@@ -9,10 +9,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypedDict, get_args
 
-from pytest_triguard.checks.artifacts import save_certificates, save_counterexamples
+from pytest_triguard.checks.artifacts import (
+    save_certificates,
+    save_counterexamples,
+    save_picture,
+)
 from pytest_triguard.checks.callsite import call_site
 from pytest_triguard.checks.compared import compared, is_drawn, per_sample
 from pytest_triguard.checks.finding import Finding
+from pytest_triguard.checks.pictured import picture_of_worst
 from pytest_triguard.classifier import Classifier
 from pytest_triguard.comparison import Allowance, parse_max_regression
 from pytest_triguard.errors import InputError, InputTypeError, TriGuardFailure, nearest
@@ -350,7 +355,10 @@ class Check:
             return []
         key, saved = (folder, record.nodeid, self.name), []
         if record.failed:
+            counted = run.model.passes.copy()  # another check of the same maps may follow
             saved.append(save_counterexamples(*key, finding.counterexamples(), run.model))
+            saved.append(save_picture(*key, picture_of_worst(run, finding)))
+            run.model.passes = counted
         saved.append(save_certificates(*key, finding.certificates))
         return [str(path) for path in saved if path is not None]
 

@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from pytest_triguard import attribution_attacks
+from pytest_triguard import attribution_attacks, pictures
 from pytest_triguard.attribution_attacks import AttributionAttack
 from pytest_triguard.attribution_attacks.evaluation import for_attribution, judged_blocks
 from pytest_triguard.attributions import Attribution
 from pytest_triguard.checks.columns import Array, Columns
 from pytest_triguard.checks.finding import Finding, describe_ball, rows, worst_places
+from pytest_triguard.checks.pictured import visible
 from pytest_triguard.engine.sifting import require_finite
 from pytest_triguard.errors import InputError
 from pytest_triguard.metrics import PairMetric
 from pytest_triguard.record import Relation
 from pytest_triguard.running import Run
 from pytest_triguard.validation import describe
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 PREDICTION_CHANGED = "the prediction changed at every iterate"
 NO_SECOND_ORDER = "nothing found, and no second-order gradient to go by"
@@ -113,7 +118,17 @@ def measure_explanations(
             **{"class": found["explained"].astype(np.int64)},
             distance=found["distance"],
         ),
+        picture=partial(_picture, attack, attribution),
     )
+
+
+def _picture(attack: AttributionAttack, attribution: Attribution, run: Run, title: str) -> Figure:
+    """Draw a sample, its attacked twin, and where the map moved."""
+    outcome = next(attack.stream(run))
+    both = outcome.batch, replace(outcome.batch, inputs=outcome.points, logits=None)
+    images = [visible(run.model, each.inputs[0]) for each in both]
+    maps = [attribution.explain(run.model, each)[0] for each in both]
+    return pictures.displacement(*images, *maps, title=title)
 
 
 def _counts(

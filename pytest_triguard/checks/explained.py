@@ -5,19 +5,21 @@ from __future__ import annotations
 import math
 from collections.abc import Hashable, Iterable, Iterator
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from pytest_triguard import attacks
+from pytest_triguard import attacks, pictures
 from pytest_triguard.attacks import Attack
 from pytest_triguard.attributions import Attribution
 from pytest_triguard.attributions.base import with_logits, with_targets
 from pytest_triguard.checks.columns import Array, Columns
 from pytest_triguard.checks.finding import Finding, describe_ball, rows, worst_places
 from pytest_triguard.checks.maps import Maps, blocks
+from pytest_triguard.checks.pictured import overlay, side_by_side, visible
 from pytest_triguard.engine.baselines import BASELINES, check_baseline
 from pytest_triguard.engine.equality import fingerprint
 from pytest_triguard.engine.model import Model
@@ -27,6 +29,9 @@ from pytest_triguard.errors import InputError, InputTypeError
 from pytest_triguard.metrics.base import Metric
 from pytest_triguard.running import Run
 from pytest_triguard.validation import describe
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True)
@@ -96,7 +101,10 @@ def measure_entropy(run: Run, attribution: Attribution, metric: Metric) -> Findi
             finite=attribution.sound(maps),
             missing=attribution.missing(maps),
         )
-    return _finding(columns, metric, about, attribution, f"entropy of the {attribution.name} map")
+    subject = f"entropy of the {attribution.name} map"
+    finding = _finding(columns, metric, about, attribution, subject)
+    finding.picture = overlay(attribution)
+    return finding
 
 
 def measure_drift(
@@ -132,6 +140,7 @@ def measure_drift(
     subject = f"drift of the {attribution.name} map of one class {subject}"
     finding = _finding(columns, metric, about, attribution, subject)
     finding.parameters |= {"between": parameters}
+    finding.picture = partial(_picture_of_drift, attribution, between)
     if isinstance(between, CleanAndAttacked):
         finding.metric = f"adversarial {finding.metric}"
         finding.method += f"; {between.attack.describe()}"
@@ -160,13 +169,17 @@ def _from_baseline(attribution: Attribution, baseline: str | Tensor) -> Attribut
 def _clean_and_attacked(
     run: Run, attribution: Attribution, attack: Attack
 ) -> Iterator[tuple[Batch, Tensor, Tensor]]:
+    for clean, broken in _samples_and_attacked(run, attack):
+        yield clean, attribution.explain(run.model, clean), attribution.explain(run.model, broken)
+
+
+def _samples_and_attacked(run: Run, attack: Attack) -> Iterator[tuple[Batch, Batch]]:
     model = run.model
     # Outcomes come a few at a time; side by side as channels they are gathered into full blocks.
     attacked = _attacked(model, run.samples, attack)
     for both in Feed(attacked, model.device).blocks(model.chunk.rows):
         inputs, points = both.inputs.chunk(2, dim=1)
-        clean, broken = replace(both, inputs=inputs), replace(both, inputs=points)
-        yield clean, attribution.explain(model, clean), attribution.explain(model, broken)
+        yield replace(both, inputs=inputs), replace(both, inputs=points)
 
 
 def _attacked(model: Model, batches: Iterable[Batch], attack: Attack) -> Iterator[Batch]:
@@ -179,6 +192,28 @@ def _attacked(model: Model, batches: Iterable[Batch], attack: Attack) -> Iterato
             inputs=torch.cat([outcome.clean, outcome.points], dim=1),
             targets=outcome.labels,
         )
+
+
+def _picture_of_drift(
+    attribution: Attribution, between: Pair | CleanAndAttacked, run: Run, title: str
+) -> Figure:
+    """Draw the two maps of a sample, and how one becomes the other."""
+    model = run.model
+    if isinstance(between, Pair):
+        first, second = (
+            _from_baseline(attribution, each) for each in (between.first, between.second)
+        )
+        batch, maps = next(first.stream(model, run.samples))
+        named = (
+            (_named(between.first), maps[0]),
+            (_named(between.second), second.explain(model, batch)[0]),
+        )
+        return side_by_side(model, batch.inputs[0], named, title)
+    both = next(_samples_and_attacked(run, between.attack))
+    images = [visible(model, each.inputs[0]) for each in both]
+    return pictures.displacement(
+        *images, *(attribution.explain(model, each)[0] for each in both), title=title
+    )
 
 
 def _labelled_as_explained(model: Model, batches: Iterable[Batch]) -> Iterator[Batch]:

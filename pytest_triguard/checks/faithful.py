@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING
 
+from pytest_triguard import pictures
 from pytest_triguard.attributions import Attribution
 from pytest_triguard.attributions.base import known_targets
 from pytest_triguard.checks.columns import Columns
@@ -16,6 +20,9 @@ from pytest_triguard.metrics.removal import Direction
 from pytest_triguard.metrics.removal_curve import RemovalCurve
 from pytest_triguard.running import Run
 from pytest_triguard.validation import describe
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 def measure_faithfulness(
@@ -47,8 +54,9 @@ def measure_faithfulness(
         )
     ids, found = columns.arrays()
     require_finite(ids, found["finite"], "maps")
-    return [
-        about_maps(
+    findings = []
+    for each in curves:
+        finding = about_maps(
             ids,
             found[each.direction],
             found["explained"],
@@ -59,8 +67,22 @@ def measure_faithfulness(
             missing={attribution.undefined_reason: found["missing"]},
             worst_largest=each.direction == "deletion",
         )
-        for each in curves
-    ]
+        finding.picture = partial(_picture_of_curve, attribution, each)
+        findings.append(finding)
+    return findings
+
+
+def _picture_of_curve(
+    attribution: Attribution, curve: RemovalCurve, run: Run, title: str
+) -> Figure:
+    """Draw the curve of a sample beside that of a random ranking."""
+    batch, maps = next(attribution.stream(run.model, run.samples))
+    curves = {
+        f"{curve.direction} by {attribution.name}": curve,
+        "random ranking": replace(curve, ranking="random"),
+    }
+    traced = {name: each.trace(run.model, batch, maps) for name, each in curves.items()}
+    return pictures.removal_curves(traced, title=title)
 
 
 def _subject(curve: RemovalCurve, attribution: Attribution) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from numbers import Integral
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -13,6 +13,11 @@ from torch import Tensor
 
 from pytest_triguard.checks.columns import Array
 from pytest_triguard.verification import Certificate
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from pytest_triguard.running import Run
 
 WORST = 5
 """How many of the worst samples a record names."""
@@ -61,6 +66,8 @@ class Finding:
         counterexamples: Makes the inputs worth saving, when the check fails.
         statistic: Statistic of the values that is judged, or None for a rate.
         certificates: Proofs worth saving, whether the check fails or not.
+        picture: Draws one sample, which the run holds alone, under a title; None where there is
+            nothing to see.
     """
 
     metric: str
@@ -78,6 +85,7 @@ class Finding:
     counterexamples: Callable[[], list[Counterexample]] = list
     statistic: str | None = None
     certificates: Sequence[Certificate] = ()
+    picture: Callable[[Run, str], Figure] | None = None
 
 
 class Worst:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterator
 from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
-from pytest_triguard import metrics
+from pytest_triguard import metrics, pictures
 from pytest_triguard.attributions import Attribution
 from pytest_triguard.backdoors import Trigger
 from pytest_triguard.checks.attacked import others, success_counts
@@ -16,9 +18,13 @@ from pytest_triguard.checks.bounds import check_bounds
 from pytest_triguard.checks.clean import predictions
 from pytest_triguard.checks.columns import Array, Columns
 from pytest_triguard.checks.finding import WORST, Finding, rows, worst_places
+from pytest_triguard.checks.pictured import visible
 from pytest_triguard.engine.samples import Batch
 from pytest_triguard.engine.sifting import clean_logits, labelled, require_finite, sift
 from pytest_triguard.running import Run
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 _ADVICE = "backdoors.get({!r}, bounds=...) sets them"
 
@@ -105,7 +111,17 @@ def _recall_finding(
         parameters=attribution.parameters() | {"trigger": trigger.parameters(), "target": target},
         diagnostics={} if chance is None else {"chance level": chance},
         worst=rows(ids, worst_places(values, largest=False), value=values),
+        picture=partial(_picture, attribution, trigger, target),
     )
+
+
+def _picture(
+    attribution: Attribution, trigger: Trigger, target: int, run: Run, title: str
+) -> Figure:
+    """Draw a sample with the trigger, and its map."""
+    fired = _fired(run, trigger, target, Columns())
+    batch, maps = next(attribution.stream(run.model, fired))
+    return pictures.heatmap_overlay(visible(run.model, batch.inputs[0]), maps[0], title=title)
 
 
 def measure_trigger_success(run: Run, trigger: Trigger, target: int) -> Finding:

@@ -114,6 +114,13 @@ class RemovalCurve(OutputMetric):
         curves = self._curves(model, batch, maps, directions)
         return {direction: area(curve, cuts) for direction, curve in curves.items()}
 
+    def trace(self, model: Model, batch: Batch, maps: Tensor) -> Curve:
+        """Return the curves of maps of samples with targets, on the model's device."""
+        found = self._curves(model, batch, maps, (self.direction,))[self.direction]
+        cuts = self._cuts(maps)
+        shares = torch.tensor(cuts, dtype=found.dtype).to(found.device, non_blocking=True)
+        return Curve(shares / cuts[-1], found)
+
     def _curves(
         self, model: Model, batch: Batch, maps: Tensor, directions: Sequence[Direction]
     ) -> dict[Direction, Tensor]:
@@ -152,13 +159,9 @@ class RemovalCurve(OutputMetric):
         """
         maps = check_maps("maps", maps)
         with running(classifier, inputs, ids=ids, targets=targets) as run:
-            parts = [
-                self._curves(run.model, batch, some, (self.direction,))[self.direction]
-                for batch, some in self.blocks(run, maps)
-            ]
-        cuts = self._cuts(maps)
-        shares = torch.tensor(cuts, dtype=maps.dtype, device=maps.device) / cuts[-1]
-        return Curve(shares, torch.cat(parts).to(maps.device, maps.dtype))
+            parts = [self.trace(run.model, *block) for block in self.blocks(run, maps)]
+        values = torch.cat([part.values for part in parts])
+        return Curve(parts[0].shares.to(maps), values.to(maps))
 
     def _cuts(self, maps: Tensor) -> list[int]:
         return cut_points(maps.shape[2] * maps.shape[3], self.steps)

@@ -53,8 +53,9 @@ def failure_message(record: Record) -> str:
 
 def _saved(path: str) -> str:
     """Return what there is to say of a saved file."""
-    certificates = path.endswith(".certificates.json")
-    return f"{path} ({'certificates' if certificates else 'read back and confirmed'})"
+    kinds = {".certificates.json": "certificates", ".png": "picture of the worst sample"}
+    known = (kind for ending, kind in kinds.items() if path.endswith(ending))
+    return f"{path} ({next(known, 'read back and confirmed')})"
 
 
 def verdict_line(record: Record) -> str:
