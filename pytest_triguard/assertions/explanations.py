@@ -27,7 +27,8 @@ from pytest_triguard.checks.alike import (
 from pytest_triguard.checks.callsite import points_at_caller
 from pytest_triguard.checks.check import Check, CheckOptions
 from pytest_triguard.checks.deceived import measure_explanations, parse_attack, parse_gate
-from pytest_triguard.checks.explained import measure_drift, measure_entropy, parse_between
+from pytest_triguard.checks.drifted import measure_drift, parse_between
+from pytest_triguard.checks.explained import measure_entropy
 from pytest_triguard.checks.faithful import measure_faithfulness
 from pytest_triguard.checks.triggered import measure_trigger_recall
 from pytest_triguard.classifier import Classifier
@@ -103,8 +104,9 @@ def assert_drift_below(
         threshold: The statistic must be smaller.
         labels: `(N,)` int64 classes to explain; None for the loader's, else the predictions.
         between: Two baselines, each `"zero"`, `"blur"`, `"noise"`, `"uniform"`, `"midpoint"` or a
-            tensor; or `("clean", attack)` for the drift from the sample to its adversarial
-            example, with the explained class held fixed.
+            tensor; more than two for the largest drift among all pairs of them; or
+            `("clean", attack)` for the drift from the sample to its adversarial example, with the
+            explained class held fixed.
         form: `"allocation"` (scale-free, 0 to 2), `"l2"`, or `"completeness_orthogonal"`.
         attribution: Name of an attribution, or the attribution itself; one without a baseline
             takes only `("clean", attack)`.

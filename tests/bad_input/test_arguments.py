@@ -308,19 +308,33 @@ def test_a_bad_statistic_is_refused_before_anything_is_measured(assertion):
 
 
 BETWEEN = {
-    "one": ("zero", InputTypeError, "between must be two baselines or ('clean', attack), but 'ze"),
-    "three": (
-        ("zero", "blur", "noise"),
+    "one": (
+        "zero",
         InputTypeError,
-        "between must be two baselines or ('clean', attack), but ('zero', 'blur', 'noise') came",
+        "between must be two or more baselines or ('clean', attack), but 'ze",
+    ),
+    "alone": (
+        ("zero",),
+        InputTypeError,
+        "between must be two or more baselines or ('clean', attack), but ('zero',) came",
+    ),
+    "twice": (
+        ("zero", "blur", "zero"),
+        InputError,
+        "between must name each of several baselines once, but 'zero' came twice",
+    ),
+    "two attacks": (
+        ("clean", "pgd", "bim"),
+        InputTypeError,
+        "between must hold one attack after 'clean', but ('clean', 'pgd', 'bim') came",
     ),
     "name": (
         ("zero", "blurr"),
         InputError,
-        "between must name two of 'zero', 'blur', 'noise', 'uniform', 'midpoint', 'clean', but 'b",
+        "between must name some of 'zero', 'blur', 'noise', 'uniform', 'midpoint', 'clean', but 'b",
     ),
     "number": (("zero", 0.5), InputTypeError, "between must be a tensor or one of zero, blur"),
-    "clean last": (("zero", "clean"), InputError, "between must name two of 'zero', 'blur'"),
+    "clean last": (("zero", "clean"), InputError, "between must name some of 'zero', 'blur'"),
     "no attack": (
         ("clean", 3),
         InputTypeError,

@@ -1,6 +1,7 @@
 """Entropy and drift of explanations: their values, what is undefined, and what it costs."""
 
 import math
+from itertools import combinations
 
 import numpy as np
 import pytest
@@ -126,6 +127,24 @@ def test_drift_is_the_distance_of_two_maps(between, form):
     assert found.values == close(expected)
     assert found.value == close(expected.mean())
     assert found.parameters["form"] == form
+
+
+def test_among_several_baselines_the_pair_that_lies_furthest_apart_counts():
+    subject, inputs, labels = problem("linear", COUNT)
+    given = images((2, 3, 4), 1, seed=9)[0]
+    weights = gradients(subject, inputs, labels)
+    bases = [torch.zeros_like(inputs), torch.full_like(inputs, 0.5), given.expand_as(inputs)]
+    maps = [(inputs - base) * weights for base in bases]
+    apart = np.stack([allocation(*pair) for pair in combinations(maps, 2)])
+    found = assert_drift_below(
+        subject, inputs, 2, labels=labels, between=("zero", "midpoint", given)
+    )
+    assert found.values == close(apart.max(0))
+    assert found.record.metric == "mean worst-pair attribution drift"
+    assert found.parameters["between"][:2] == ["zero", "midpoint"]
+    counts = [value for name, value in found.record.diagnostics.items() if "furthest apart" in name]
+    assert counts == [int((apart.argmax(0) == place).sum()) for place in range(3)]
+    assert found.passes["backward"] == 3 * COUNT * 50
 
 
 def test_drift_between_a_sample_and_its_adversarial_example_holds_the_class():

@@ -152,3 +152,9 @@ def test_a_sample_without_a_picture_leaves_none(tmp_path):
             parameter.zero_()
     problem = subject, inputs, bare(subject)(inputs).argmax(1)
     assert failed(CASES["entropy"], tmp_path, problem).record.artifacts == []
+
+
+def test_the_maps_of_several_baselines_stand_side_by_side(drawn, tmp_path):
+    failed(CASES["drift"], tmp_path, between=("zero", "blur", "midpoint"))
+    (figure,) = drawn
+    assert [axes.get_title() for axes in figure.axes] == ["image", "zero", "blur", "midpoint"]
