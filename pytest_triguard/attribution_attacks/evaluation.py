@@ -108,7 +108,7 @@ def _curve(
     success = []
     for each in attacks:
         broken, parts = Broken(), []
-        for outcome, numbers in judged_blocks(run, each, attribution, judged):
+        for outcome, numbers, _ in judged_blocks(run, each, attribution, judged):
             broken.add(outcome)
             parts.append({"success": outcome.success} | numbers)
         broken.refuse(run.model)
@@ -130,7 +130,7 @@ def _curve(
 
 def judged_blocks(
     run: Run, attack: AttributionAttack, attribution: Attribution, judged: dict[str, PairMetric]
-) -> Iterator[tuple[Outcome, dict[str, Tensor]]]:
+) -> Iterator[tuple[Outcome, dict[str, Tensor], Tensor]]:
     """Attack block by block, and measure how the maps of an attribution change.
 
     Args:
@@ -140,8 +140,9 @@ def judged_blocks(
         judged: Metrics by name.
 
     Yields:
-        Outcomes, and for each metric `(n,)` numbers: NaN where no iterate kept the prediction, or
-        nothing was found because no gradient had a derivative.
+        Outcomes; for each metric `(n,)` numbers, NaN where no iterate kept the prediction, or
+        nothing was found because no gradient had a derivative; and `(n,)` bool, which samples lack
+        a map for the method's own reason, before or after.
     """
     for outcome in attack.stream(run):
         maps = _maps(run.model, outcome, attack, attribution)
@@ -154,6 +155,7 @@ def judged_blocks(
                 name: metric(maps, others).masked_fill(~usable, math.nan)
                 for name, metric in judged.items()
             },
+            attribution.missing(maps) | attribution.missing(others),
         )
 
 

@@ -85,7 +85,7 @@ def measure_explanations(
     attack.check_eps_for(run)
     run.tune(attack.passes_per_sample)
     columns = Columns()
-    for outcome, numbers in judged_blocks(run, attack, attribution, {"value": metric}):
+    for outcome, numbers, mapless in judged_blocks(run, attack, attribution, {"value": metric}):
         columns.add(
             outcome.batch.positions,
             outcome.batch.ids,
@@ -94,6 +94,7 @@ def measure_explanations(
             distance=outcome.distance,
             kept=outcome.kept,
             stuck=outcome.stuck,
+            mapless=mapless,
             deceived=outcome.success,
             finite=~outcome.broken,
         )
@@ -140,11 +141,12 @@ def _counts(
     """Return how many samples are defined, how many were deceived, and why the others are not."""
     missing = np.isnan(found["value"])
     changed, stuck = found["kept"] == 0, found["stuck"] == 1
-    other = " or ".join(filter(None, (metric.undefined_reason, attribution.undefined_reason)))
+    left, mapless = missing & ~changed & ~stuck, found["mapless"] == 1
     reasons = {
         PREDICTION_CHANGED: missing & changed,
         NO_SECOND_ORDER: missing & ~changed & stuck,
-        other: missing & ~changed & ~stuck,
+        attribution.undefined_reason: left & mapless,
+        metric.undefined_reason: left & ~mapless,
     }
     counts = {
         "defined": int((~missing).sum()),
