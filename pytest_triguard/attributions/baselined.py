@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from pytest_triguard.attributions.base import Attribution, known_logits, known_targets, with_logits
+from pytest_triguard.attributions.completeness import Summing, shortfall
 from pytest_triguard.engine.baselines import Baseline, baseline_inputs, check_baseline
 from pytest_triguard.engine.equality import fingerprint
 from pytest_triguard.engine.model import Model
 from pytest_triguard.engine.samples import Batch
-from pytest_triguard.running import running
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +45,7 @@ class WithBaseline(Attribution):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Complete(WithBaseline):
+class Complete(Summing, WithBaseline):
     """A method whose maps sum to the change of the output between baseline and sample."""
 
     @torch.no_grad()
@@ -57,34 +57,9 @@ class Complete(WithBaseline):
             model.chunk.map(model.logits, self.start(model, batch)),
         )
         there, start = (self.objective(logits, targets) for logits in ends)
-        change = there - start
-        tiny = torch.finfo(maps.dtype).tiny
-        error = (maps.sum((1, 2, 3)) - change).abs() / change.abs().clamp_min(tiny)
-        return {"completeness error": error}
+        return {"completeness error": shortfall(maps.sum((1, 2, 3)), there - start)}
 
-    def completeness_error(
-        self,
-        classifier: Any,
-        inputs: Any,
-        targets: Any = None,
-        *,
-        ids: Sequence[Hashable] | None = None,
-    ) -> Tensor:
-        """Return how far each map is from summing to the change of the output.
-
-        Args:
-            classifier: As for the attribution itself.
-            inputs: Likewise.
-            targets: Likewise.
-            ids: Likewise.
-
-        Returns:
-            `(N,)`: the distance of the sum from the change, as a fraction of the change.
-        """
-        with running(classifier, inputs, ids=ids, targets=targets) as run:
-            run.tune(self.passes_per_sample)
-            errors = [
-                Complete.diagnostics(self, run.model, batch, maps)["completeness error"]
-                for batch, maps in self.stream(run.model, run.samples)
-            ]
-            return torch.cat(errors).to(run.like.device)
+    def completeness_errors(self, model: Model, batches: Iterable[Batch]) -> Iterator[Tensor]:
+        """Yield the completeness errors of batches, block by block."""
+        for batch, maps in self.stream(model, batches):
+            yield Complete.diagnostics(self, model, batch, maps)["completeness error"]

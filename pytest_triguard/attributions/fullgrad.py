@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -12,19 +12,18 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from pytest_triguard.attributions.base import (
-    Attribution,
     known_logits,
     known_targets,
     with_logits,
     with_targets,
 )
+from pytest_triguard.attributions.completeness import Summing, shortfall
 from pytest_triguard.attributions.lines import MODES
 from pytest_triguard.engine.geometry import per_row
 from pytest_triguard.engine.gradients import input_gradient
 from pytest_triguard.engine.model import Model
 from pytest_triguard.engine.samples import Batch, Feed
 from pytest_triguard.facts import Facts
-from pytest_triguard.running import running
 from pytest_triguard.validation import one_of
 
 _OFFSET = 1e-6
@@ -34,7 +33,7 @@ Fold = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True, kw_only=True)
-class FullGrad(Attribution):
+class FullGrad(Summing):
     """Gradient times input and gradient times bias of every layer, rescaled and added up.
 
     Each of these parts is taken absolute, scaled to reach from 0 to 1, summed over its channels and
@@ -85,37 +84,12 @@ class FullGrad(Attribution):
         maps = self._folded(model, batch, self._rescaled, enlarged) / inputs.shape[1]
         return maps.expand_as(inputs).contiguous()
 
-    def completeness_error(
-        self,
-        classifier: Any,
-        inputs: Any,
-        targets: Any = None,
-        *,
-        ids: Sequence[Hashable] | None = None,
-    ) -> Tensor:
-        """Return how far the parts, before they are rescaled, are from summing to the output.
-
-        Args:
-            classifier: As for the attribution itself.
-            inputs: Likewise.
-            targets: Likewise.
-            ids: Likewise.
-
-        Returns:
-            `(N,)`: the distance of the sum from the output, as a fraction of the output.
-        """
-        with running(classifier, inputs, ids=ids, targets=targets) as run:
-            run.tune(self.passes_per_sample)
-            errors = [
-                self._error(run.model, with_logits(run.model, with_targets(run.model, block)))
-                for block in Feed(run.samples, run.model.device).blocks(run.model.chunk.rows)
-            ]
-            return torch.cat(errors).to(run.like.device)
-
-    def _error(self, model: Model, batch: Batch) -> Tensor:
-        total = self._folded(model, batch, lambda part: part.flatten(1).sum(1), lambda sums: sums)
-        output = self.objective(known_logits(batch), known_targets(batch))
-        return (total - output).abs() / output.abs().clamp_min(torch.finfo(output.dtype).tiny)
+    def completeness_errors(self, model: Model, batches: Iterable[Batch]) -> Iterator[Tensor]:
+        """Yield how far the parts are from summing to the output, block by block."""
+        for block in Feed(batches, model.device).blocks(model.chunk.rows):
+            batch = with_logits(model, with_targets(model, block))
+            total = self._folded(model, batch, _total, lambda sums: sums)
+            yield shortfall(total, self.objective(known_logits(batch), known_targets(batch)))
 
     def _folded(self, model: Model, batch: Batch, fold: Fold, finish: Fold) -> Tensor:
         """Return the sum of what a function makes of each part.
@@ -160,6 +134,11 @@ def _add(sums: dict[torch.Size, Tensor], value: Tensor) -> None:
     """Add a value to the sum of those of its shape."""
     known = sums.get(value.shape)
     sums[value.shape] = value if known is None else known + value
+
+
+def _total(part: Tensor) -> Tensor:
+    """Return the sum of each sample's part, `(n,)`."""
+    return part.flatten(1).sum(1)
 
 
 def _seen(model: Model, inputs: Tensor) -> Tensor:

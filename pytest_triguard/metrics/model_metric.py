@@ -80,9 +80,33 @@ class ModelMetric(Metric):
             InputError: If a value is refused, or the maps do not go with the inputs.
             ModelError: If the module breaks what a classifier promises.
         """
+        return self.over_blocks(self.measure, maps, classifier, inputs, targets, ids)
+
+    def over_blocks(
+        self,
+        measure: Callable[[Model, Batch, Tensor], Tensor],
+        maps: Tensor,
+        classifier: Any,
+        inputs: Any,
+        targets: Any,
+        ids: Sequence[Hashable] | None,
+    ) -> Tensor:
+        """Return what is measured of each map, block by block; the rest is as for a call.
+
+        Args:
+            measure: From the network, samples with targets and their maps to `(n, ...)`.
+            maps: As for a call.
+            classifier: Likewise.
+            inputs: Likewise.
+            targets: Likewise.
+            ids: Likewise.
+
+        Returns:
+            `(N, ...)` in the dtype and on the device of the maps.
+        """
         maps = check_maps("maps", maps)
         with running(classifier, inputs, ids=ids, targets=targets) as run:
-            parts = [self.measure(run.model, batch, some) for batch, some in self.blocks(run, maps)]
+            parts = [measure(run.model, batch, some) for batch, some in self.blocks(run, maps)]
         return torch.cat(parts).to(maps.device, maps.dtype)
 
     def blocks(self, run: Run, maps: Tensor) -> Iterator[tuple[Batch, Tensor]]:

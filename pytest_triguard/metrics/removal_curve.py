@@ -13,7 +13,7 @@ from torch import Tensor
 from pytest_triguard.engine.baselines import Baseline
 from pytest_triguard.engine.model import Model
 from pytest_triguard.engine.samples import Batch
-from pytest_triguard.metrics.base import at_least_single, check_maps
+from pytest_triguard.metrics.base import at_least_single
 from pytest_triguard.metrics.imputation import check_imputation, imputation
 from pytest_triguard.metrics.model_metric import OutputMetric
 from pytest_triguard.metrics.removal import (
@@ -24,7 +24,6 @@ from pytest_triguard.metrics.removal import (
     random_ranks,
     ranks,
 )
-from pytest_triguard.running import running
 from pytest_triguard.validation import flag, one_of, whole
 
 RANKINGS = ("map", "reversed", "random")
@@ -117,9 +116,7 @@ class RemovalCurve(OutputMetric):
     def trace(self, model: Model, batch: Batch, maps: Tensor) -> Curve:
         """Return the curves of maps of samples with targets, on the model's device."""
         found = self._curves(model, batch, maps, (self.direction,))[self.direction]
-        cuts = self._cuts(maps)
-        shares = torch.tensor(cuts, dtype=found.dtype).to(found.device, non_blocking=True)
-        return Curve(shares / cuts[-1], found)
+        return Curve(self._shares(maps, found), found)
 
     def _curves(
         self, model: Model, batch: Batch, maps: Tensor, directions: Sequence[Direction]
@@ -157,11 +154,17 @@ class RemovalCurve(OutputMetric):
         Returns:
             The output against the share of exchanged pixels.
         """
-        maps = check_maps("maps", maps)
-        with running(classifier, inputs, ids=ids, targets=targets) as run:
-            parts = [self.trace(run.model, *block) for block in self.blocks(run, maps)]
-        values = torch.cat([part.values for part in parts])
-        return Curve(parts[0].shares.to(maps), values.to(maps))
+
+        def measure(model: Model, batch: Batch, some: Tensor) -> Tensor:
+            return self.trace(model, batch, some).values
+
+        values = self.over_blocks(measure, maps, classifier, inputs, targets, ids)
+        return Curve(self._shares(maps, values), values)
+
+    def _shares(self, maps: Tensor, like: Tensor) -> Tensor:
+        """Return the shares of the pixels at which the output is read, `(J,)`."""
+        cuts = self._cuts(maps)
+        return torch.tensor(cuts, dtype=like.dtype).to(like.device, non_blocking=True) / cuts[-1]
 
     def _cuts(self, maps: Tensor) -> list[int]:
         return cut_points(maps.shape[2] * maps.shape[3], self.steps)
