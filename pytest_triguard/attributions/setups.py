@@ -51,7 +51,7 @@ def consistent_setup(method: Attribution) -> Setup:
 
     References:
         Yang et al. 2024, "Backdoor-based Explainable AI Benchmark for High Fidelity Evaluation of
-        Attribution Methods", arXiv:2405.02344, section 5.
+        Attribution Methods", arXiv:2405.02344.
 
     Example:
         >>> from pytest_triguard import attributions
