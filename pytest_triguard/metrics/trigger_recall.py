@@ -26,6 +26,12 @@ class TriggerRecall(Metric):
 
     A random ranking reaches `chance(mask)` on average, so a recall means little without it: a mask
     that covers the whole image gives a recall of 1, and a chance of 1, whatever the map.
+
+    For the mask of an object it is the relevance rank accuracy.
+
+    References:
+        Arras et al. 2022, "CLEVR-XAI: A Benchmark Dataset for the Ground Truth Evaluation of Neural
+        Network Explanations", arXiv:2003.07258 (relevance rank accuracy).
     """
 
     name: ClassVar[str] = "trigger_recall"
