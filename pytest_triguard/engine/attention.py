@@ -134,7 +134,7 @@ def watch_attention(module: nn.Module, *, follow: bool) -> Iterator[list[Attenti
     """Note the attention of every layer that runs in the block, as the network is.
 
     Seen are `nn.MultiheadAttention`, whoever calls it and however, and the windows of torchvision's
-    MaxViT. The weights are those the layers use: nothing is computed twice.
+    MaxViT. The weights are those the layers use.
 
     Args:
         module: The network.

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from pytest_triguard import attributions, metrics
 from pytest_triguard.classifier import Classifier
+from pytest_triguard.metrics.imputation import harmonic
 from tests.networks import bare, problem
 
 with warnings.catch_warnings():
@@ -82,6 +83,16 @@ def test_complexity_is_entropy_before_it_is_normalised():
     *_, maps = explained()
     found = metrics.get("entropy")(maps) * math.log(PIXELS)
     assert torch.allclose(there("Complexity", abs=True)[:, 0], found, atol=1e-5)
+
+
+def test_imputed_pixels_are_those_of_noisy_linear_imputation_without_the_noise():
+    impute = quantus.perturb_func.noisy_linear_imputation
+    images = torch.rand(1, 2, 6, 8, generator=torch.Generator().manual_seed(2)).double()
+    shown = torch.rand(1, 1, 6, 8, generator=torch.Generator().manual_seed(3)) > 0.7
+    gone = (~shown).flatten().nonzero().squeeze(1).numpy()
+    expected = impute(arr=images[0].numpy().copy(), indices=gone, noise=0.0)
+    found = harmonic(images, shown, tolerance=torch.tensor(1e-12).double())
+    assert torch.allclose(found[0], torch.as_tensor(expected).view(2, 6, 8), atol=1e-9)
 
 
 def test_what_is_checked_here_is_said():
