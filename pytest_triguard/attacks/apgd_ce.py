@@ -19,5 +19,5 @@ class APGDCE(APGD):
     """
 
     name: ClassVar[str] = "apgd_ce"
-    facts: ClassVar[Facts] = Facts(cost=f"at most {PASSES}", checked="torchattacks")
+    facts: ClassVar[Facts] = Facts(cost=f"at most {PASSES}", checked="torchattacks, ART")
     loss: ClassVar[str] = "cross_entropy"

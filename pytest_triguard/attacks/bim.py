@@ -21,7 +21,7 @@ class BIM(GradientSteps):
     """
 
     name: ClassVar[str] = "bim"
-    facts: ClassVar[Facts] = Facts(cost=f"at most {PASSES}", checked="torchattacks, Foolbox")
+    facts: ClassVar[Facts] = Facts(cost=f"at most {PASSES}", checked="torchattacks, Foolbox, ART")
 
     def default_step(self, eps: Tensor) -> Tensor:
         """Return the step of each sample where the user named none: eps / steps."""

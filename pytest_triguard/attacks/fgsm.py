@@ -33,7 +33,7 @@ class FGSM(Attack):
     """
 
     name: ClassVar[str] = "fgsm"
-    facts: ClassVar[Facts] = Facts(checked="torchattacks, Foolbox")
+    facts: ClassVar[Facts] = Facts(checked="torchattacks, Foolbox, ART")
 
     loss: str = "cross_entropy"
     trajectory: bool = False

@@ -19,4 +19,4 @@ class MIM(MomentumSteps):
     """
 
     name: ClassVar[str] = "mim"
-    facts: ClassVar[Facts] = Facts(checked="torchattacks")
+    facts: ClassVar[Facts] = Facts(checked="torchattacks, ART")

@@ -19,7 +19,7 @@ class PGD(GradientSteps):
     """
 
     name: ClassVar[str] = "pgd"
-    facts: ClassVar[Facts] = Facts(cost=f"at most {PASSES}", checked="torchattacks, Foolbox")
+    facts: ClassVar[Facts] = Facts(cost=f"at most {PASSES}", checked="torchattacks, Foolbox, ART")
 
     steps: int = 40
     random_start: bool = True
