@@ -10,7 +10,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from pytest_triguard.attributions.base import Attribution, known_targets
-from pytest_triguard.engine.layers import Layer, check_layer, cut, find_layer, last_spatial_layer
+from pytest_triguard.engine.layers import (
+    Captured,
+    Layer,
+    check_layer,
+    cut,
+    find_layer,
+    last_spatial_layer,
+)
 from pytest_triguard.engine.model import Model
 from pytest_triguard.engine.samples import Batch
 from pytest_triguard.errors import InputError, ModelError
@@ -78,9 +85,7 @@ class GradCAM(Attribution):
             lambda part: self._activation(model, layer, batch.inputs[part], targets[part]),
             len(batch),
         )
-        maps = parts[0] if len(parts) == 1 else torch.cat(parts)
-        size = batch.inputs.shape[2:]
-        return functional.interpolate(maps, size, mode="bilinear", align_corners=False)
+        return enlarged(parts[0] if len(parts) == 1 else torch.cat(parts), batch.inputs)
 
     def _layer(self, model: Model, inputs: Tensor) -> nn.Module:
         if self.layer is not None:
@@ -98,17 +103,34 @@ class GradCAM(Attribution):
     ) -> Tensor:
         with torch.inference_mode(False), torch.enable_grad(), cut(layer) as captured:
             total = self.objective(model.logits(inputs.detach()), targets).sum()
-            features = captured.output
-            if features.ndim != 4 or not features.dtype.is_floating_point:
-                raise InputError(
-                    f"layer must give an output (N, C, h, w), but {describe(self.layer)} gave "
-                    f"{describe(features)}"
-                )
-            gradient = None
+            features, gradient = self._features(captured), None
             if total.requires_grad:
                 (gradient,) = torch.autograd.grad(total, features, allow_unused=True)
+        return self._weighted(features.detach(), gradient)
+
+    def _features(self, captured: Captured) -> Tensor:
+        """Return what the layer gave.
+
+        Raises:
+            InputError: If that has no places.
+        """
+        features = captured.output
+        if features.ndim != 4 or not features.dtype.is_floating_point:
+            raise InputError(
+                f"layer must give an output (N, C, h, w), but {describe(self.layer)} gave "
+                f"{describe(features)}"
+            )
+        return features
+
+    def _weighted(self, features: Tensor, gradient: Tensor | None) -> Tensor:
+        """Return the features weighted by their mean gradients, `(n, 1, h, w)`."""
         if gradient is None:
             return torch.zeros_like(features[:, :1])
         weights = gradient.mean((2, 3), keepdim=True)
-        maps = (weights * features.detach()).sum(1, keepdim=True)
+        maps = (weights * features).sum(1, keepdim=True)
         return maps.relu() if self.relu else maps
+
+
+def enlarged(maps: Tensor, inputs: Tensor) -> Tensor:
+    """Return maps `(n, 1, h, w)` at the size of the inputs, `(n, 1, H, W)`."""
+    return functional.interpolate(maps, inputs.shape[2:], mode="bilinear", align_corners=False)

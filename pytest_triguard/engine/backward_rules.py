@@ -54,14 +54,24 @@ def carries_gradient(value: Any) -> bool:
 class GuidedReLU(BackwardRules):
     """Lets only positive gradients through a ReLU.
 
+    Attributes:
+        guides: Whether it does; else gradients go back as they are.
+
     References:
         Springenberg et al. 2015, "Striving for Simplicity: the All Convolutional Net",
         arXiv:1412.6806, section 3.4.
     """
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.guides = True
+
     def apply(self, func: Function, args: Any, kwargs: dict[str, Any]) -> Any:
         """Return what an operator gives, the gradient clipped behind a ReLU."""
         result = func(*args, **kwargs)
         if operator_name(func) == "relu":
-            result.register_hook(lambda gradient: gradient.clamp_min(0))
+            result.register_hook(self._clipped)
         return result
+
+    def _clipped(self, gradient: Tensor) -> Tensor:
+        return gradient.clamp_min(0) if self.guides else gradient

@@ -171,7 +171,7 @@ def last_spatial_layer(model: Model, inputs: Tensor, *, share: float = 0.0) -> n
     """Return the layer that finishes last among those with a spatial output.
 
     A layer has a spatial output if that is one tensor `(N, C, h, w)` with more than one place.
-    One forward pass with one sample tells.
+    One forward pass with one sample tells, the first time that it is asked.
 
     Args:
         model: The network.
@@ -181,6 +181,14 @@ def last_spatial_layer(model: Model, inputs: Tensor, *, share: float = 0.0) -> n
     Returns:
         The layer, the outermost where several finish together, or None if there is none.
     """
+    asked = ("last spatial layer", tuple(inputs.shape[1:]), share)
+    if asked not in model.known:
+        model.known[asked] = _last_spatial_layer(model, inputs, share)
+    found: nn.Module | None = model.known[asked]
+    return found
+
+
+def _last_spatial_layer(model: Model, inputs: Tensor, share: float) -> nn.Module | None:
     height, width = inputs.shape[2] * share, inputs.shape[3] * share
     finished: dict[nn.Module, bool] = {}
 

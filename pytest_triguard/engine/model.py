@@ -13,7 +13,7 @@ from pytest_triguard.errors import InputError, ModelError
 from pytest_triguard.validation import describe
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Hashable, Sequence
 
 
 class Model:
@@ -34,6 +34,7 @@ class Model:
         spent_by: What each method took of them, where several took part.
         draws: Whether it draws at random, so that two calls differ.
         num_classes: Number of logits, known after the first forward pass.
+        known: What was found out about the network, by what was asked.
     """
 
     def __init__(
@@ -53,6 +54,7 @@ class Model:
         self.spent_by: dict[str, Passes] = {}
         self.draws = False
         self.num_classes: int | None = None
+        self.known: dict[Hashable, Any] = {}
         self.chunk = chunk
         self._bounds = bounds
         self._normalization = normalization

@@ -14,6 +14,7 @@ import torch
 
 from tests.benchmarks import (
     batches,
+    explanations,
     memory,
     peers,
     pieces,
@@ -33,6 +34,7 @@ MEASUREMENTS: dict[str, Callable[[Plan], Iterator[Row]]] = {
     "plugin": plugin.measure,
     "verifier": verifier.measure,
     "batches": batches.measure,
+    "explanations": explanations.measure,
     "peers": peers.measure,
 }
 

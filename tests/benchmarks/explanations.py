@@ -16,6 +16,7 @@ from torch import Tensor
 from pytest_triguard import attributions
 from pytest_triguard.classifier import Classifier
 from pytest_triguard.engine.objectives import logit
+from tests.benchmarks import cams, captum_settings, curves, shared
 from tests.benchmarks.bare import SIZES, Bare
 from tests.benchmarks.networks import CLASSES, SHAPES, network
 from tests.benchmarks.plan import Plan
@@ -66,8 +67,8 @@ class Scene:
 
 
 SCENES = {
-    "small_cnn": Scene("small_cnn", SHAPES["small_cnn"], 50, 1600, 0.95),
-    "resnet18": Scene("resnet18", SHAPES["resnet18"], 20, 320, 0.95),
+    "small_cnn": Scene("small_cnn", SHAPES["small_cnn"], 20, 2560, 0.95),
+    "resnet18": Scene("resnet18", SHAPES["resnet18"], 10, 640, 0.95),
     "resnet18 at 224x224": Scene("resnet18", (3, 224, 224), 10, 64, 0.90, sizes=(4, 8, 16)),
 }
 _MOST_IMAGES = 2048
@@ -139,6 +140,8 @@ def _windows(size: tuple[int, ...]) -> int:
 def measure(plan: Plan) -> Iterator[Row]:
     """Yield everything about explanations."""
     yield from limits(plan)
+    for part in (captum_settings, cams, curves, shared):
+        yield from part.measure(plan)
 
 
 def limits(plan: Plan) -> Iterator[Row]:

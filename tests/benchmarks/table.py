@@ -15,21 +15,23 @@ class Row:
 
     Attributes:
         what: What was measured, on what.
-        ratio: The ratio and its interval.
+        ratio: The ratio and its interval, or None where it could not be measured.
         required: The bound it is held against, such as `>= 0.95`, or empty.
         processor: The same ratio of processor time, or None.
         details: What else is worth knowing.
     """
 
     what: str
-    ratio: Ratio
+    ratio: Ratio | None
     required: str = ""
     processor: Ratio | None = None
     details: str = ""
 
     def cells(self) -> list[str]:
-        second = "" if self.processor is None else shown(self.processor)
-        return [self.what, shown(self.ratio), self.required, second, self.details]
+        first, second = (
+            "" if each is None else shown(each) for each in (self.ratio, self.processor)
+        )
+        return [self.what, first, self.required, second, self.details]
 
 
 HEADER = (
