@@ -16,7 +16,14 @@ project = "pytest-triguard"
 author = "the authors of pytest-triguard"
 release = version = pytest_triguard.__version__
 
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "reference"]
+extensions = [
+    "myst_parser",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.napoleon",
+    "equations",
+    "reference",
+]
+html_math_renderer = "outline"
 exclude_patterns = ["_ext"]
 language = "en"
 nitpicky = True
@@ -28,7 +35,7 @@ nitpick_ignore_regex = [
     ("py:.*", r"pytest_triguard\.classifier\.PerChannel"),
 ]
 
-myst_enable_extensions = ["colon_fence", "deflist"]
+myst_enable_extensions = ["colon_fence", "deflist", "dollarmath"]
 myst_heading_anchors = 3
 
 autodoc_member_order = "bysource"
