@@ -31,6 +31,7 @@ _READ_ROWS = 32
 _VIEWED_ROWS = 256
 """Samples of a tensor that are read at once: they are not copied, and each read has its cost."""
 _READ_BYTES = 64 * 2**20
+_NONE = "inputs must hold at least one sample, but none came"
 _RANDOM = (RandomSampler, SubsetRandomSampler, WeightedRandomSampler)
 
 
@@ -47,6 +48,7 @@ class Samples:
         dtype: Floating dtype the classifier takes, or None for any.
         samples: Size of the seeded random subset to read, or None for everything.
         seed: Seed of the subset.
+        hashed: Whether what is read is hashed, for `fingerprint`.
 
     Attributes:
         count: Number of samples, or None where only reading tells.
@@ -70,8 +72,10 @@ class Samples:
         dtype: torch.dtype | None = None,
         samples: int | None = None,
         seed: int = 0,
+        hashed: bool = True,
     ) -> None:
         self.num_classes: int | None = None
+        self._hashed = hashed
         self.bounds = bounds
         self._dtype = dtype
         self._digest: str | None = None
@@ -79,7 +83,7 @@ class Samples:
         self._source = _source(inputs, labels, ids)
         self.count = self.total = self._source.count
         if self.count == 0:
-            raise InputError("inputs must hold at least one sample, but none came")
+            raise InputError(_NONE)
         self._targets = _targets(targets, self.total)
         if samples is not None:
             self._choose(whole("samples", samples, low=1), seed)
@@ -96,8 +100,14 @@ class Samples:
             self.count = samples
 
     def first(self) -> Batch:
-        """Return the first batch, checked."""
-        return next(iter(self))
+        """Return the first few samples, checked.
+
+        Raises:
+            InputError: If there are none.
+        """
+        for batch in self._source.read():
+            return self._checked(batch.rows(slice(_READ_ROWS)))
+        raise InputError(_NONE)
 
     def alone(self, place: int) -> Samples:
         """Return one of the samples, by its place among those that are read, as data of its own.
@@ -118,16 +128,20 @@ class Samples:
             if self._source.named:
                 _refuse_repeated(checked.ids, seen)
             kind = _one_kind(checked, kind)
-            digest.add(checked)
+            if self._hashed:
+                digest.add(checked)
             read += len(checked)
             yield checked
         if not read:
-            raise InputError("inputs must hold at least one sample, but none came")
-        self._digest = digest.hexdigest()
+            raise InputError(_NONE)
+        self._digest = digest.hexdigest() if self._hashed else None
 
     @property
     def fingerprint(self) -> str:
-        """Hash of everything that was read; empty as long as nothing was read to its end."""
+        """Hash of everything that was read; empty as long as nothing was read to its end.
+
+        Always empty where nothing is hashed.
+        """
         return self._digest or ""
 
     def _checked(self, batch: Batch) -> Batch:

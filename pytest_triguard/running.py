@@ -78,6 +78,7 @@ def running(
     seed: int = 0,
     needs_labels: bool = False,
     may_draw: bool = False,
+    hashed: bool = False,
 ) -> Iterator[Run]:
     """Check classifier and data, and hold the classifier ready to run.
 
@@ -91,6 +92,7 @@ def running(
         seed: Seed of the subset, and of a network that draws at random.
         needs_labels: Whether samples without labels are an error.
         may_draw: Whether the network may draw at random.
+        hashed: Whether the samples have a fingerprint once they were read.
 
     Yields:
         The prepared run.
@@ -116,6 +118,7 @@ def running(
             dtype=classifier.dtype,
             samples=samples,
             seed=seed,
+            hashed=hashed,
         )
         first = stream.first()
         if needs_labels and first.labels is None:

@@ -84,12 +84,14 @@ class Attribution(ABC):
 
     def missing(self, maps: Tensor) -> Tensor:
         """Return which samples have no map for the method's own reason, `(n,)` bool."""
-        nowhere = maps.isnan().flatten(1).all(1)
-        return nowhere if self.undefined_reason else torch.zeros_like(nowhere)
+        if not self.undefined_reason:
+            return torch.zeros(len(maps), dtype=torch.bool, device=maps.device)
+        return maps.isnan().flatten(1).all(1)
 
     def sound(self, maps: Tensor) -> Tensor:
         """Return which maps are finite, or missing where that can be, `(n,)` bool."""
-        return torch.isfinite(maps).flatten(1).all(1) | self.missing(maps)
+        flat = maps.flatten(1)  # NaN is both the least and the largest where there is one
+        return flat.amin(1).isfinite() & flat.amax(1).isfinite() | self.missing(maps)
 
     @property
     def objective(self) -> Objective:

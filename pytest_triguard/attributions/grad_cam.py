@@ -126,8 +126,8 @@ class GradCAM(Attribution):
         """Return the features weighted by their mean gradients, `(n, 1, h, w)`."""
         if gradient is None:
             return torch.zeros_like(features[:, :1])
-        weights = gradient.mean((2, 3), keepdim=True)
-        maps = (weights * features).sum(1, keepdim=True)
+        weights = gradient.mean((2, 3)).unsqueeze(1)
+        maps = torch.bmm(weights, features.flatten(2)).view_as(features[:, :1])
         return maps.relu() if self.relu else maps
 
 

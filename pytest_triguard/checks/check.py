@@ -154,6 +154,7 @@ class Check:
             seed=self.seed,
             needs_labels=needs_labels,
             may_draw=may_draw,
+            hashed=True,
         ) as run:
             self.held = classifier, run
             yield run
