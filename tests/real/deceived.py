@@ -18,10 +18,10 @@ from pytest_triguard.attribution_attacks.evaluation import attack_curve
 from pytest_triguard.statistics import paired_interval
 from tests.real import found
 
-COUNT, STEPS, CONFIDENCE = 50, 50, 0.95
+COUNT, STEPS, CONFIDENCE = 30, 20, 0.95
 RADII = (8 / 255, 0.1)
 ATTACKS = ("topk", "mass_center")
-METHODS = {"gradient_x_input": {}, "integrated_gradients": {"points": 5}}
+METHODS = {"gradient_x_input": {}, "integrated_gradients": {"points": 3}}
 
 
 def similarities(training: str, attack: str, method: str) -> Tensor:

@@ -36,7 +36,8 @@ FAMILIES = {
     "adversarial-paths": ("agi", "big", "mfaba", "attexplore", "attexplore_plus_plus"),
 }
 DIGIT = 2
-_SIDE, _DPI, _COLOURS, _COARSE = 1.35, 80, 64, 4
+_SIDE, _DPI, _COARSE = 1.35, 80, 4
+_COLOURS = (256, 128, 96, 64)
 _LARGEST = 60_000
 """Bytes of a picture."""
 
@@ -77,20 +78,21 @@ def picture(family: str) -> Figure:
 
 
 def save(family: str) -> None:
-    """Write the picture of a family with few colours, so that its file is small."""
+    """Write the picture of a family, with as many colours as its file has room for."""
     buffer = io.BytesIO()
     picture(family).savefig(buffer, dpi=_DPI)
     path = FOLDER / f"maps-{family}.png"
-    Image.open(buffer).convert("RGB").quantize(_COLOURS).save(path, optimize=True)
-    size = path.stat().st_size
-    sys.stdout.write(f"{path} {size}\n")
-    if size > _LARGEST:
-        raise SystemExit(f"{path} must be no larger than {_LARGEST} bytes")
+    for colours in _COLOURS:
+        Image.open(buffer).convert("RGB").quantize(colours).save(path, optimize=True)
+        if path.stat().st_size <= _LARGEST:
+            return
+    raise SystemExit(f"{path} must be no larger than {_LARGEST} bytes")
 
 
 def main() -> None:
     for family in sys.argv[1:] or FAMILIES:
         save(family)
+        sys.stdout.write(f"{family}\n")
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ def test_pgd_leaves_what_is_known(training, here):
 
 @pytest.mark.parametrize("training", found.LENETS)
 def test_autoattack_leaves_no_more_than_pgd(training, here):
-    images, labels = (each[:25] for each in here(found.digits))
+    images, labels = (each[:10] for each in here(found.digits))
     network = here(found.lenet, training)
     strong = attacks.get("autoattack", eps=robustness.EPS, seed=0)
     fell = strong(network, images, labels).success
