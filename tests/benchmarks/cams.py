@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 
@@ -35,7 +36,7 @@ def rows(plan: Plan, name: str) -> Iterator[Row]:
     """Yield both rows of a network."""
     kind, shape, count = SCENES[name]
     module = network(kind)
-    layer = module[5] if isinstance(module, nn.Sequential) else module.layer4
+    layer = "5" if isinstance(module, nn.Sequential) else "layer4"
     generator = torch.Generator().manual_seed(1)
     inputs = torch.rand(max(16, int(count * plan.share)), *shape, generator=generator)
     classes = torch.randint(CLASSES, (len(inputs),), generator=generator)
@@ -82,17 +83,22 @@ def _forward(module: nn.Module, inputs: Tensor, batch: int) -> None:
 
 
 def peer_job(
-    module: nn.Module, layer: nn.Module, inputs: Tensor, classes: Tensor, batch: int
+    module: nn.Module, name: str, inputs: Tensor, classes: Tensor, batch: int
 ) -> Callable[[], object]:
-    """Return what explains by pytorch-grad-cam."""
+    """Return what explains by pytorch-grad-cam, as its documentation does.
+
+    Parameters have gradients there: with frozen ones it finds none to go back with.
+    """
     from pytorch_grad_cam import GradCAM
     from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 
+    twin = copy.deepcopy(module).requires_grad_()
+    same = twin.get_submodule(name)
+
     def run() -> None:
-        # Its own way: the layer's activations get a gradient only from a parameter or an input.
-        with GradCAM(model=module, target_layers=[layer]) as cam:
+        with GradCAM(model=twin, target_layers=[same]) as cam:
             for some, own in zip(inputs.split(batch), classes.split(batch), strict=True):
                 goals = [ClassifierOutputTarget(each) for each in own.tolist()]
-                cam(input_tensor=some.clone().requires_grad_(), targets=goals)
+                cam(input_tensor=some, targets=goals)
 
     return run

@@ -62,7 +62,6 @@ class Scene:
                     abs=False,
                     normalise=False,
                     perturb_baseline="black",
-                    return_auc_per_sample=True,
                     disable_warnings=True,
                 )
                 with warnings.catch_warnings():
