@@ -90,7 +90,10 @@ class Search(Protocol):
         """
 
     def move(self, model: Model, rows: Rows, gradient: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the next points and the direction stepped; update what the method carries."""
+        """Return the next points and the direction stepped; update what the method carries.
+
+        The points come in a tensor of their own: where a row stands still, they are overwritten.
+        """
 
     def loss(self, logits: Tensor, rows: Rows) -> Tensor:
         """Return what the search ascends, `(n,)`."""
@@ -145,7 +148,7 @@ class _Run:
         self.feed = Feed(batches, model.device)
         self.look_every = 1 if is_host(model.device) else LOOK_EVERY
         self.active: Rows | None = None
-        self.ready: list[Rows] = []
+        self.ready: list[tuple[Rows, int]] = []  # rows at their start, and how many are taken
         self.ended: list[Rows] = []
         self.judged: tuple[Rows, Tensor] | None = None
 
@@ -178,12 +181,12 @@ class _Run:
         """Return up to `count` rows at their start: restarts first, then new samples."""
         parts: list[Rows] = []
         while count and (self.ready or self.stock(count)):
-            rows = self.ready.pop()
-            if len(rows) > count:
-                self.ready.append(rows.part(slice(count, None)))
-                rows = rows.part(slice(0, count))
-            parts.append(rows)
-            count -= len(rows)
+            rows, taken = self.ready.pop()
+            some = rows.part(slice(taken, taken + count))
+            if taken + len(some) < len(rows):
+                self.ready.append((rows, taken + len(some)))
+            parts.append(some)
+            count -= len(some)
         return joined(parts) if parts else None
 
     def stock(self, count: int) -> bool:
@@ -193,7 +196,7 @@ class _Run:
         """
         pieces = self.feed.take(max(count, self.model.chunk.rows // 2))
         if pieces:
-            self.ready.append(self.fresh(join(pieces)))
+            self.ready.append((self.fresh(join(pieces)), 0))
         return bool(pieces)
 
     def fresh(self, batch: Batch) -> Rows:
@@ -244,9 +247,7 @@ class _Run:
         all_live = self.note(logits, rows)
         before = rows["points"]
         points, direction = self.method.move(self.model, rows, gradient)
-        if not all_live:
-            points = torch.where(per_row(rows["live"], points), points, before)
-        rows["points"] = points
+        rows["points"] = points if all_live else self.held(rows, before, points)
         if self.integrand is not None:
             add_term(rows, self.integrand(rows, before, gradient), all_live=all_live)
         if self.method.record:
@@ -255,6 +256,15 @@ class _Run:
         rows.steps = [taken + 1 for taken in rows.steps]
         if self.look_every > 1:  # else those at their end leave at once
             rows["live"] = rows["live"] & (rows["step"] < self.method.steps)
+
+    def held(self, rows: Rows, before: Tensor, points: Tensor) -> Tensor:
+        """Return the points, but of rows that do not live those before."""
+        live = rows["live"]
+        if self.look_every > 1:
+            return torch.where(per_row(live, points), points, before)
+        # A host may ask which rows they are, and they are few.
+        done = live.logical_not().nonzero().squeeze(1)
+        return points.index_copy_(0, done, before.index_select(0, done))
 
     def note(self, logits: Tensor | None, rows: Rows) -> bool:
         """Note what has come so far; return whether all rows live, as far as it is known here."""
@@ -333,7 +343,8 @@ class _Run:
         """
         last = self.method.steps
         ended = [place for place, taken in enumerate(steps) if taken == last]
-        done = [place for place, taken in enumerate(steps) if taken < min(rows.steps[place], last)]
+        both = enumerate(zip(steps, rows.steps, strict=True))
+        done = [place for place, (taken, been) in both if taken < been and taken < last]
         if done:
             left = rows.pick(done, _handed_out("points"))
             left.steps = [steps[place] for place in done]
@@ -399,7 +410,7 @@ class _Run:
             rows = rows.pick([place for place in range(len(rows)) if place not in gone])
             rows.starts = [before + 1 for before in rows.starts]
             rows["restart"] = rows["restart"] + 1
-            self.ready.append(self.started(rows))
+            self.ready.append((self.started(rows), 0))
 
 
 def _defined(logits: Tensor) -> Tensor:
