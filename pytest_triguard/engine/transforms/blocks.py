@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, ClassVar
 
 import torch
@@ -95,8 +96,9 @@ class Blocks(InputTransform):
             factor = torch.where(where["scale"], factor, torch.ones_like(factor))
             moved = moved * grid.spread(factor).unsqueeze(1)
         if "noise" in where:
-            noisy = grid.spread(where["noise"]).unsqueeze(1)
-            moved = torch.where(noisy, self._noisy(moved, keys, model), moved)
+            noisy = grid.spread(where["noise"].to(inputs.dtype)).unsqueeze(1)
+            # Shares of 0 and 1 are exact, and cost less than a choice by element.
+            moved = torch.lerp(moved, self._noisy(moved, keys, model), noisy)
         return moved
 
     def _noisy(self, inputs: Tensor, keys: Tensor, model: Model) -> Tensor:
@@ -164,10 +166,14 @@ class _Grid:
     columns: _Axis
     blocks: int
 
+    @cached_property
+    def block(self) -> Tensor:
+        """Number of the block that each pixel is in, `(m, H, W)` int64."""
+        return self.rows.block.unsqueeze(2) * self.blocks + self.columns.block.unsqueeze(1)
+
     def spread(self, values: Tensor) -> Tensor:
         """Return the value of each pixel's block, `(m, H, W)`."""
-        block = self.rows.block.unsqueeze(2) * self.blocks + self.columns.block.unsqueeze(1)
-        return values.gather(1, block.flatten(1)).view(block.shape)
+        return values.gather(1, self.block.flatten(1)).view(self.block.shape)
 
     def fetched(self, dim: int, share: Tensor, rolled: Tensor, turned: Tensor) -> Tensor:
         """Return the place along an axis from which each pixel is fetched, `(m, H, W)`.

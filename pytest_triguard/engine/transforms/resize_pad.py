@@ -10,7 +10,6 @@ from torch import Tensor
 
 from pytest_triguard.engine import draws
 from pytest_triguard.engine.estimators import Copies
-from pytest_triguard.engine.geometry import per_row
 from pytest_triguard.engine.model import Model
 from pytest_triguard.engine.transforms.base import InputTransform
 from pytest_triguard.errors import InputError
@@ -60,27 +59,29 @@ class ResizePad(InputTransform):
             )
         # One draw for the size of both sides, so that a square stays a square.
         coin, size, top, left = draws.integers(keys, (4,), below=_FINE).unbind(1)
-        rows = self._resampling(height, size, top, inputs)
-        columns = self._resampling(width, size, left, inputs)
-        chosen = coin < self.probability * _FINE
-        return torch.where(per_row(chosen, inputs), rows @ inputs @ columns.mT, inputs)
+        chosen = (coin < self.probability * _FINE).to(inputs.dtype)
+        rows = self._resampling(height, size, top, chosen).unsqueeze(1)
+        columns = self._resampling(width, size, left, chosen).unsqueeze(1)
+        return rows @ inputs @ columns.mT
 
     def _sizes(self, side: int) -> tuple[int, int]:
         """Return the smallest size and the one that is padded to."""
         other = max(1, int(self.rate * side + 1e-9))  # 0.57 * 100 is below 57
         return min(side, other), max(side, other)
 
-    def _resampling(self, side: int, size: Tensor, place: Tensor, like: Tensor) -> Tensor:
-        """Return the matrices `(m, 1, side, side)` that resample one axis of each row."""
+    def _resampling(self, side: int, size: Tensor, place: Tensor, chosen: Tensor) -> Tensor:
+        """Return the matrices `(m, side, side)` that resample one axis of the rows chosen."""
         smallest, canvas = self._sizes(side)
         size = smallest + (size * (canvas - smallest) // _FINE)
         start = place * (canvas - size) // _FINE
-        resized = interpolation(canvas, size, start, side, like)
-        if canvas == side:
-            return resized.unsqueeze(1)
-        whole = torch.full_like(size[:1], side)
-        back = interpolation(side, whole, torch.zeros_like(whole), canvas, like)
-        return (back @ resized).unsqueeze(1)
+        resized = interpolation(canvas, size, start, side, chosen)
+        if canvas != side:
+            whole = torch.full_like(size[:1], side)
+            back = interpolation(side, whole, torch.zeros_like(whole), canvas, chosen)
+            resized = back @ resized
+        # An identity leaves a row as it is, to the bit, and costs less than a choice by element.
+        same = torch.eye(side, dtype=chosen.dtype, device=chosen.device)
+        return torch.lerp(same, resized, chosen.view(-1, 1, 1))
 
 
 def interpolation(canvas: int, size: Tensor, start: Tensor, side: int, like: Tensor) -> Tensor:
@@ -101,6 +102,6 @@ def interpolation(canvas: int, size: Tensor, start: Tensor, side: int, like: Ten
     # Centres of pixels, not corners, as in `torch.nn.functional.interpolate`.
     ratio = side / size.unsqueeze(1).to(like.dtype)
     source = ((places.to(like.dtype) + 0.5) * ratio - 0.5).clamp(0, side - 1)
+    source = torch.where(inside, source, -2.0)  # next to no pixel
     pixels = torch.arange(side, device=like.device, dtype=like.dtype)
-    weights = (1 - (source.unsqueeze(2) - pixels).abs()).clamp_min(0)
-    return weights * inside.unsqueeze(2)
+    return (source.unsqueeze(2) - pixels).abs_().neg_().add_(1).clamp_min_(0)
