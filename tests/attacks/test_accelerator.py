@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from pytest_triguard import attacks
+from pytest_triguard.attacks import Cascade
 from pytest_triguard.engine.iteration import LOOK_EVERY
 from pytest_triguard.running import running
 from tests.attacks.table import (
@@ -20,7 +21,7 @@ from tests.attacks.table import (
     starting_cases,
     untargeted_steps,
 )
-from tests.networks import problem
+from tests.networks import CLASSES, problem
 from tests.sessions import with_settings
 from tests.simulated_accelerator import simulated_accelerator
 
@@ -88,6 +89,32 @@ def test_the_host_reads_once_per_look_and_once_at_the_end(row, steps, chunk):
     reads, _, _ = crossings(attack, chunk)
     # The last points of a chunk are judged while the next one is stepped, and read with its look.
     assert reads == math.ceil(4 / chunk) * math.ceil(steps / LOOK_EVERY) + 1
+
+
+@pytest.mark.parametrize("row", [r for r in TABLE if r.searching and not r.long], ids=str)
+def test_a_search_of_its_own_rules_reads_no_more(row):
+    attack, chunk = attacks.get(row.name, **{"eps": 0.04} | row.few | row.whole), 2
+    reads, _, _ = crossings(attack, chunk, samples=3)
+    starts = attack.restarts * min(getattr(attack, "classes", 1), CLASSES - 1)
+    steps = attack.queries if row.name == "square" else attack.steps
+    # What came of a start is read with the next look, or by itself where none follows.
+    assert reads <= starts * (math.ceil(3 / chunk) * math.ceil(steps / LOOK_EVERY) + 1)
+
+
+def test_a_cascade_reads_what_its_attacks_do_and_the_clean_samples():
+    chain = [attacks.get(name, steps=LOOK_EVERY + 1, eps=0.001) for name in ("pgd", "apgd_ce")]
+    alone = sum(crossings(each, 3)[0] for each in chain)
+    assert crossings(Cascade(attacks=chain), 3)[0] <= alone + math.ceil(4 / 3)
+
+
+@pytest.mark.parametrize("name", ["apgd_ce", "apgd_t", "fab", "square", "cw"])
+def test_searches_make_no_tensor_on_the_cpu_and_send_none(name):
+    row = next(each for each in TABLE if each.name == name)
+    amount = "queries" if name == "square" else "steps"
+    few = row.few | row.whole
+    short, long = (crossings(attacks.get(name, **few | {amount: many}), 4) for many in (2, 4))
+    # A table of the steps is made once and is as long as they are.
+    assert [len(each) for each in long[1:]] == [len(each) for each in short[1:]]
 
 
 @pytest.mark.parametrize("case", [c for c in STEPS if c.row.plain and not c.targeted], ids=str)

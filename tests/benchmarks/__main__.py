@@ -13,6 +13,7 @@ from dataclasses import replace
 import torch
 
 from tests.benchmarks import (
+    attacking,
     batches,
     explanations,
     memory,
@@ -29,6 +30,7 @@ from tests.benchmarks.table import Row, heading, line
 MEASUREMENTS: dict[str, Callable[[Plan], Iterator[Row]]] = {
     "throughput": throughput.measure,
     "robustness": robustness.measure,
+    "attacks": attacking.measure,
     "memory": memory.measure,
     "pieces": pieces.measure,
     "plugin": plugin.measure,

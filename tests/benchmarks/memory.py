@@ -20,8 +20,8 @@ from tests.benchmarks.timing import Ratio
 
 METHODS = ("integrated_gradients", "smoothgrad", "pgd")
 CHUNKS = {"small_cnn": (64, 256), "resnet18": (64,)}
-_PASSES = {"small_cnn": 4, "resnet18": 2}
-"""Passes per sample; memory does not depend on them."""
+_PASSES = {"small_cnn": 4, "resnet18": 2, "photographs": 1}
+"""Passes or steps per sample; memory does not depend on them."""
 _ROOT = Path(__file__).parents[2]
 
 

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 CLASSES = 10
-SHAPES = {"small_cnn": (1, 28, 28), "resnet18": (3, 32, 32)}
+SHAPES = {"small_cnn": (1, 28, 28), "resnet18": (3, 32, 32), "photographs": (3, 224, 224)}
+"""Shapes of the inputs, by network; that of photographs is resnet18 too."""
 
 
 def network(name: str) -> nn.Module:

@@ -7,6 +7,7 @@ clean digits, whose flat background is easy to predict for a processor.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -29,17 +30,37 @@ _TRAINING, _BISECTIONS, _LARGEST = 4_000, 8, 0.5
 
 def measure(plan: Plan) -> Iterator[Row]:
     """Yield the time of each attack over the bare loop's time for the passes it needed."""
+    found = falling(plan)
+    for share in FALLING:
+        yield _row(plan, found, found.eps(share))
+
+
+@dataclass(frozen=True)
+class Falling:
+    """A trained network, digits it was not trained on, and the radii at which they fall."""
+
+    module: nn.Module
+    inputs: Tensor
+    labels: Tensor
+    radii: Tensor
+
+    def eps(self, share: float) -> float:
+        """Return the radius at which a share of the digits falls."""
+        return float(self.radii[round(share * (len(self.radii) - 1))])
+
+
+def falling(plan: Plan) -> Falling:
+    """Train the network and find the radii, which rise."""
     inputs, labels = digits()
     module = trained_cnn(inputs[:_TRAINING], labels[:_TRAINING])
     held = slice(_TRAINING, _TRAINING + plan.digits)
     inputs, labels = inputs[held], labels[held]
-    radii = falling_radii(Classifier(module), inputs, labels).sort().values
-    for share in FALLING:
-        eps = float(radii[round(share * (len(radii) - 1))])
-        yield _row(plan, module, inputs, labels, eps)
+    radii = falling_radii(Classifier(module), inputs, labels)
+    return Falling(module, inputs, labels, radii.sort().values)
 
 
-def _row(plan: Plan, module: nn.Module, inputs: Tensor, labels: Tensor, eps: float) -> Row:
+def _row(plan: Plan, found: Falling, eps: float) -> Row:
+    module, inputs, labels = found.module, found.inputs, found.labels
     classifier = Classifier(module)
     chunk = warmed(classifier, inputs)
     attack = PGD(eps=eps, steps=STEPS)
@@ -51,16 +72,16 @@ def _row(plan: Plan, module: nn.Module, inputs: Tensor, labels: Tensor, eps: flo
     needed = int(result.passes.sum())
     bare = Bare(module, result.adversarial, labels, cross_entropy)
     batch = bare.best_batch()
-    found = pairs(job, lambda: bare.run(STEPS, batch), plan.pairs)
+    turns = pairs(job, lambda: bare.run(STEPS, batch), plan.pairs)
     share = STEPS * images / needed
     return Row(
         f"pgd-{STEPS} robust accuracy, small_cnn, {images} digits, "
         f"{float(result.success.float().mean()):.0%} fall: time / bare loop of the passes needed",
-        found.clock.scaled(share),
+        turns.clock.scaled(share),
         "<= 1.06",
-        found.processor.scaled(share),
-        f"eps {eps:.4f}, {needed} of {STEPS * images} passes needed, {found.first:.2f} s at chunk "
-        f"{chunk}; bare {found.second:.2f} s at batch {batch}",
+        turns.processor.scaled(share),
+        f"eps {eps:.4f}, {needed} of {STEPS * images} passes needed, {turns.first:.2f} s at chunk "
+        f"{chunk}; bare {turns.second:.2f} s at batch {batch}",
     )
 
 
