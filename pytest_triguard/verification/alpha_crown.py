@@ -14,11 +14,11 @@ from pytest_triguard.verification.crown import HELD, CrownIBP
 from pytest_triguard.verification.intervals import Interval, per_sample
 from pytest_triguard.verification.methods import Effort
 from pytest_triguard.verification.network import Network
-from pytest_triguard.verification.relaxations import NOISE, peak
+from pytest_triguard.verification.relaxations import peak
 from pytest_triguard.verification.substitution import Substitution, Tuning, plainly
 from pytest_triguard.verification.tightening import Solve
 from pytest_triguard.verification.tunable import Tunable
-from pytest_triguard.verification.windows import Windowed
+from pytest_triguard.verification.windows import NOISE, Windowed
 
 RATE = 0.25
 """Step of the optimiser, in shares."""

@@ -18,13 +18,17 @@ from pytest_triguard.verification.windows import Windowed, merged, whole
 def merge(
     pending: dict[Hashable, Tensor | Windowed],
     merges: dict[Hashable, int],
+    constants: list[Tensor],
     key: Hashable,
     part: Tensor | Windowed,
+    value: Interval,
 ) -> None:
-    """Add rows on a value to those that wait there."""
+    """Add rows on a value to those that wait there; what is left out is paid for."""
     if key in pending:
         merges[key] = merges.get(key, 0) + 1
-        part = merged(pending[key], part)
+        part, lost = merged(pending[key], part)
+        if lost is not None:  # twice, which pays for rounding here
+            constants.append(-absolute_dot(lost, 2 * value.magnitude.detach()))
     pending[key] = part
 
 

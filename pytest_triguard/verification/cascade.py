@@ -23,10 +23,11 @@ from pytest_triguard.engine.samples import Batch, Feed, join
 from pytest_triguard.verification import judging
 from pytest_triguard.verification.budget import Budget, BudgetSpent, Clock
 from pytest_triguard.verification.domains import Domains
+from pytest_triguard.verification.faithful import refuse_unfaithful
 from pytest_triguard.verification.falsifier import falsifier
 from pytest_triguard.verification.float32 import is_ieee
 from pytest_triguard.verification.methods import BOUNDS, FALSIFIERS, Bound, Effort
-from pytest_triguard.verification.network import Network, refuse_unfaithful
+from pytest_triguard.verification.network import Network
 from pytest_triguard.verification.operators import Unsupported
 from pytest_triguard.verification.proof_tree import trees
 from pytest_triguard.verification.regions import Region, holds

@@ -10,7 +10,6 @@ of the one with the magnitudes of its weights. Kinked operators have a file of t
 
 from __future__ import annotations
 
-import inspect
 import operator
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -31,7 +30,11 @@ _FACTOR_ROUNDINGS = 16
 
 
 def carried_back(
-    cotangent: Interval, node: fx.Node, rule: Rule, bound: inspect.BoundArguments
+    cotangent: Interval,
+    node: fx.Node,
+    rule: Rule,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
 ) -> list[Interval]:
     """Carry the cotangent of an operator's result back to its arguments.
 
@@ -39,7 +42,8 @@ def carried_back(
         cotangent: Of the result.
         node: The operator's node.
         rule: Its rule.
-        bound: Its arguments, by the names of the rule's interval.
+        args: Arguments of the rule's interval.
+        kwargs: Its other arguments.
 
     Returns:
         The cotangent of each argument that depends on the input, in the order of the names.
@@ -47,7 +51,7 @@ def carried_back(
     Raises:
         Unsupported: If the operator has no derivative's rule.
     """
-    return _derivative(node, rule)(cotangent, *bound.args, **bound.kwargs)
+    return _derivative(node, rule)(cotangent, *args, **kwargs)
 
 
 def _derivative(node: fx.Node, rule: Rule) -> Derivative:

@@ -32,8 +32,9 @@ from pytest_triguard.engine.probe import probe
 from pytest_triguard.errors import InputError, InputTypeError, ModelError
 from pytest_triguard.validation import describe, whole
 from pytest_triguard.verification import derivatives
+from pytest_triguard.verification.faithful import refuse_unfaithful
 from pytest_triguard.verification.intervals import Interval
-from pytest_triguard.verification.network import Call, Network, refuse_unfaithful
+from pytest_triguard.verification.network import Call, Network
 from pytest_triguard.verification.operators import Unsupported
 from pytest_triguard.verification.regions import check_box
 from pytest_triguard.verification.relaxations import Scale
@@ -176,7 +177,7 @@ class Gradients:
                 continue
             call = calls[node]
             try:
-                parts = derivatives.carried_back(cotangent, node, call.rule, call.bound)
+                parts = derivatives.carried_back(cotangent, node, call.rule, call.args, call.kwargs)
             except Unsupported as error:
                 where = self.network.graph.describe(node)
                 raise Unsupported(f"{where} is not covered: {error}") from None

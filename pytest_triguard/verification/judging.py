@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from pytest_triguard.engine.samples import Batch
+from pytest_triguard.verification.faithful import outside
 from pytest_triguard.verification.intervals import Interval
 from pytest_triguard.verification.methods import Margins
-from pytest_triguard.verification.network import Network, outside
+from pytest_triguard.verification.network import Network
 from pytest_triguard.verification.result import SampleVerdict, Status
 from pytest_triguard.verification.specification import Rows
 

@@ -22,11 +22,11 @@ import torch
 from torch import Tensor, fx
 from torch.fx.node import map_arg
 
-from pytest_triguard.engine.devices import is_host, supports_float64
+from pytest_triguard.engine.devices import supports_float64
 from pytest_triguard.engine.model import Model
 from pytest_triguard.verification import rounding
 from pytest_triguard.verification.capture import Graph, capture
-from pytest_triguard.verification.float32 import refuse_other_arithmetic, refuse_other_dtype
+from pytest_triguard.verification.float32 import refuse_other_dtype
 from pytest_triguard.verification.intervals import Interval
 from pytest_triguard.verification.operators import (
     BATCH_NORM,
@@ -45,9 +45,6 @@ from pytest_triguard.verification.relaxations import Affine, Relaxation
 FAITHFUL: dict[torch.dtype, float] = {torch.float32: 1e-3, torch.float64: 1e-8}
 """How far logits of the module and of the graph may differ, relative to the largest, and be the
 same function: kernels for other batch sizes and dtypes do not agree to the last digit."""
-
-_COARSER = 10
-"""How much further apart they may be on an accelerator, which may multiply in TF32."""
 
 _REACH = 2.0**96
 """Magnitudes of float32 numbers that an operator of one argument can add up without overflow."""
@@ -100,12 +97,14 @@ class Call:
     Attributes:
         node: Its node.
         rule: Its rule.
-        bound: Its arguments, by the names of the rule.
+        args: Arguments of the rule, the first of them a value.
+        kwargs: Its other arguments.
     """
 
     node: fx.Node
     rule: Rule
-    bound: inspect.BoundArguments
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
 
 
 class Network:
@@ -147,6 +146,7 @@ class Network:
         self._head = _head(self.graph)
         self._norms = {} if rounded else _norms(self.graph)
         self._steps: dict[fx.Node, tuple[Rule, dict[str, Any]]] = {}
+        self._known: dict[fx.Node, tuple[Rule, dict[str, Any]]] = {}
         self._kept: dict[tuple[fx.Node, str], Any] = {}
         self._signatures: dict[Callable[..., Any], inspect.Signature] = {}
         self._left = _KEPT
@@ -223,6 +223,8 @@ class Network:
         if node.op == "get_attr":
             return self.graph.attribute(node)
         args, kwargs = map_arg((node.args, dict(node.kwargs)), values.__getitem__)
+        if known := self._known.get(node):
+            return Call(node, known[0], args, kwargs | known[1])
         varying = len(list(intervals_in(args, kwargs)))
         if not varying:
             return self._constant(node, args, kwargs)
@@ -234,11 +236,13 @@ class Network:
         if rule is None:
             raise Unsupported(f"{self.graph.describe(node)} has no rule")
         try:
-            return Call(
-                node, rule, self._bound(rule, args, kwargs | self._read(rule, node), varying)
-            )
+            given = self._read(rule, node)
+            bound = self._bound(rule, args, kwargs | given, varying)
         except Unsupported as error:
             raise self._uncovered(node, error) from None
+        if varying == len(list(intervals_in(args))):  # else names tell the order of the values
+            self._known[node] = rule, given
+        return Call(node, rule, bound.args, bound.kwargs)
 
     def signature(self, rule: Rule) -> inspect.Signature:
         """Return the signature of a rule, which takes longer to find than to keep."""
@@ -251,7 +255,7 @@ class Network:
         Raises:
             Unsupported: If the rule does not cover the call.
         """
-        return self._interval(call.node, call.rule, call.bound.args, call.bound.kwargs)
+        return self._interval(call.node, call.rule, call.args, call.kwargs)
 
     def _interval(
         self, node: fx.Node, rule: Rule, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -290,7 +294,7 @@ class Network:
         Raises:
             Unsupported: If that is not known.
         """
-        return self._evaluation(call.node, call.rule, call.bound.args, call.bound.kwargs)
+        return self._evaluation(call.node, call.rule, call.args, call.kwargs)
 
     def _evaluation(
         self, node: fx.Node, rule: Rule, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -309,7 +313,7 @@ class Network:
             raise Unsupported(f"{self.graph.describe(call.node)} has no linear relaxation")
         keep = {"keep": partial(self._keep, (call.node, "relaxation"))} if rule.keeps else {}
         try:
-            return rule.relaxation(*call.bound.args, **call.bound.kwargs, **keep)
+            return rule.relaxation(*call.args, **call.kwargs, **keep)
         except Unsupported as error:
             raise self._uncovered(call.node, error) from None
 
@@ -332,7 +336,7 @@ class Network:
         """Return the factors of the last product; none where the module's rounding counts."""
         if self.unit is not None:
             return None
-        bound = call.bound.arguments
+        bound = self.signature(call.rule).bind(*call.args, **call.kwargs).arguments
         weight, bias = bound["weight"].to(self.dtype), bound.get("bias")
         return Head(bound["input"], weight, None if bias is None else bias.to(self.dtype))
 
@@ -392,50 +396,6 @@ class Network:
         if node.op == "call_method":
             return getattr(args[0], str(node.target))(*args[1:], **kwargs)
         return node.target(*args, **kwargs)  # type: ignore[operator]
-
-
-def refuse_unfaithful(network: Network, model: Model, points: Tensor) -> None:
-    """Refuse a graph that is not the module, judged at some points; they are not counted as passes.
-
-    Catches what tracing froze: values that depend on a global, on a count of calls or on a shape.
-
-    Args:
-        network: The captured module.
-        model: The module itself.
-        points: `(n, C, H, W)` inputs on the model's device.
-
-    Raises:
-        Unsupported: If the bounds at a point are not the module's logits there.
-        InputError: If the bounds are to hold for a module that rounds otherwise than they assume.
-    """
-    if network.unit is not None:
-        refuse_other_arithmetic(model, points)
-    counted = model.passes.copy()
-    with torch.no_grad():
-        logits = model.logits(points)
-    model.passes = counted
-    if logits.dtype != points.dtype:
-        raise Unsupported(f"the module computes in {logits.dtype}, its inputs are {points.dtype}")
-    exact = points.to(network.dtype)
-    bounds = network.enclose(Interval(exact, exact)).logits
-    if bounds.shape != logits.shape or bool(outside(network, bounds, logits).any()):
-        raise Unsupported(
-            f"the captured graph of {type(model.module).__name__} does not compute what the module "
-            "computes; its forward depends on something other than its input"
-        )
-
-
-def outside(network: Network, bounds: Interval, logits: Tensor) -> Tensor:
-    """Return whether the module's logits leave bounds that must hold them, `(n,)` bool.
-
-    There is no room for what the module rounds where that is in the bounds.
-    """
-    values = logits.to(bounds.dtype)
-    if network.unit is not None:
-        return ((values < bounds.lower) | (values > bounds.upper)).any(1)
-    share = FAITHFUL[logits.dtype] * (1 if is_host(logits.device) else _COARSER)
-    room = share * values.abs().amax(1, keepdim=True).clamp_min(1)
-    return ((values < bounds.lower - room) | (values > bounds.upper + room)).any(1)
 
 
 def intervals_in(*values: Any) -> Iterator[Interval]:

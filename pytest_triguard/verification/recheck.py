@@ -27,9 +27,10 @@ from pytest_triguard.verification.certificate import (
     unpack,
     versions,
 )
+from pytest_triguard.verification.faithful import refuse_unfaithful
 from pytest_triguard.verification.intervals import Interval
 from pytest_triguard.verification.methods import BOUNDS, Effort, Margins
-from pytest_triguard.verification.network import Network, refuse_unfaithful
+from pytest_triguard.verification.network import Network
 from pytest_triguard.verification.operators import Unsupported
 from pytest_triguard.verification.regions import Region
 from pytest_triguard.verification.regions import region as parse_region

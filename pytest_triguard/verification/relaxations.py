@@ -24,13 +24,10 @@ from torch import Tensor
 
 from pytest_triguard.verification import rounding
 from pytest_triguard.verification.intervals import Interval
-from pytest_triguard.verification.windows import Windowed
+from pytest_triguard.verification.windows import NOISE, Windowed
 
 Carried = list[tuple[Interval, Tensor]]
 """Arguments, and the rows on each."""
-
-NOISE = {dtype: 2.0**12 * rounding.roundoff(dtype) for dtype in (torch.float32, torch.float64)}
-"""Share of the largest number beside it below which a sum is taken for the noise of zero."""
 
 Slid = tuple[list[tuple[Interval, Windowed]], Tensor | None]
 """Arguments, and the rows on each in windows; and the constant."""
@@ -162,7 +159,7 @@ class Band:
         """Carry rows back: the lower plane for positive coefficients, the upper for others."""
         above = positive(rows, 2)
         carried = [
-            (value, unbroadcast(torch.addcmul(rows * upper, above, lower - upper), value))
+            (value, unbroadcast(between(rows, above, lower, upper), value))
             for value, lower, upper in zip(
                 self.inputs, self.lower_slopes, self.upper_slopes, strict=True
             )
@@ -199,7 +196,7 @@ class Band:
             for each in (self.lower_slopes, self.upper_slopes)
         )
         above = positive(rows.rows, 3)
-        carried = torch.addcmul(rows.rows * upper, above, lower - upper)
+        carried = between(rows.rows, above, lower, upper)
         parts = [
             replace(rows, rows=part).dot(offset[:, 0])
             for part, offset in self._offsets(rows.rows, above)
@@ -288,6 +285,14 @@ def band_error(
             size = _largest(offset)
             error = error + size * (4 * rounding.gamma(size[0].numel(), inputs[0].dtype))
     return error
+
+
+def between(rows: Tensor, above: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
+    """Return rows times slopes: of a lower plane where they are positive, else of an upper one.
+
+    A slope of zero gives zero, and not the noise of a difference: see `positive`.
+    """
+    return torch.addcmul(above * lower, rows - above, upper)
 
 
 def positive(rows: Tensor, lead: int) -> Tensor:

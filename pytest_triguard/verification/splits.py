@@ -15,10 +15,10 @@ from pytest_triguard.verification.domains import Bounded, Domains
 from pytest_triguard.verification.intervals import Ball, Interval, lengths, per_sample
 from pytest_triguard.verification.methods import Effort
 from pytest_triguard.verification.proof_tree import started
-from pytest_triguard.verification.relaxations import NOISE, first_largest, peak
+from pytest_triguard.verification.relaxations import first_largest, peak
 from pytest_triguard.verification.specification import joint
 from pytest_triguard.verification.substitution import INPUT, Substitution, Tuning, plainly
-from pytest_triguard.verification.windows import Windowed, whole
+from pytest_triguard.verification.windows import NOISE, Windowed, whole
 
 _RATE = 0.1
 """Step of the optimiser for the multipliers, relative to the size of a row."""

@@ -16,8 +16,6 @@ References:
 
 from __future__ import annotations
 
-import inspect
-from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from typing import Any
@@ -228,7 +226,7 @@ class Substitution:
     def rectified(self, key: Hashable) -> Hashable | None:
         """Return the key of the value that a value is the ReLU of, or None for no ReLU."""
         call = self._rectifiers.get(key)
-        return None if call is None else self._keys[id(call.bound.args[0])]
+        return None if call is None else self._keys[id(call.args[0])]
 
     def renew(self, key: Hashable) -> None:
         """Bound and relax a ReLU again, whose argument is known to be tighter."""
@@ -298,10 +296,10 @@ class Substitution:
         """
         if call.rule.tied is None or self.network.unit is not None:
             return value
-        origin = self._origin(call.bound.args[0], key)
+        origin = self._origin(call.args[0], key)
         if origin is None:
             return value
-        step = call.rule.tied(origin, value, *call.bound.args, **call.bound.kwargs)
+        step = call.rule.tied(origin, value, *call.args, **call.kwargs)
         if step is None:
             return value
         name, tied = (key, "tied"), Interval(value.lower, value.upper, value.ball)
@@ -367,13 +365,13 @@ class Substitution:
         def step(rule: Rule, *args: Any) -> Interval:
             nonlocal count
             count += 1
-            part = Call(call.node, rule, self.network.signature(rule).bind(*args))
+            part = Call(call.node, rule, args, {})
             value: Interval = self._apply(part, (key, count), solve)
             return value
 
         if call.rule.composition is None:
             raise TypeError("only what is composed can be taken apart")
-        result: Interval = call.rule.composition(step, *call.bound.args, **call.bound.kwargs)
+        result: Interval = call.rule.composition(step, *call.args, **call.kwargs)
         self.register(self._keys[id(result)], both(result, self.network.interval(call)))
         return result
 
@@ -387,14 +385,15 @@ class Substitution:
                 return type(value)(newest(each) for each in value)
             return value
 
-        signature = call.bound.signature
-        bound = inspect.BoundArguments(
-            signature, OrderedDict((k, newest(v)) for k, v in call.bound.arguments.items())
+        return Call(
+            call.node,
+            call.rule,
+            tuple(map(newest, call.args)),
+            {name: newest(value) for name, value in call.kwargs.items()},
         )
-        return Call(call.node, call.rule, bound)
 
     def _quality_of(self, call: Call, value: Interval) -> int:
-        arguments = list(intervals_in(call.bound.args, call.bound.kwargs))
+        arguments = list(intervals_in(call.args, call.kwargs))
         if len(arguments) != 1 or call.rule.mixing == "other":
             return _LOOSE
         before = self._quality[self._keys[id(arguments[0])]]
@@ -448,7 +447,8 @@ class Substitution:
         for each in [*reversed(self._links), INPUT]:
             reached = reached or each == key
             if reached and each in plan.multipliers:
-                carried.merge(pending, merges, each, plan.multipliers[each])
+                more = plan.multipliers[each]
+                carried.merge(pending, merges, constants, each, more, self.bounds[each])
             if each not in pending:
                 continue
             link = self._links.get(each)
@@ -466,7 +466,7 @@ class Substitution:
             constants += [] if constant is None else [constant]
             for value, part in parts:
                 source = self._keys[id(value)]
-                carried.merge(pending, merges, source, part)
+                carried.merge(pending, merges, constants, source, part, self.bounds[source])
                 if link.paid != source:
                     owed.add(source)
                 held = max(held, row_size(part))

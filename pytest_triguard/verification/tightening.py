@@ -39,7 +39,7 @@ class Tightening:
 
     def arguments(self, call: Call, solve: Solve) -> None:
         """Tighten the arguments that an operator wants tighter, unless they are exact."""
-        wanted = call.rule.open(*call.bound.args, **call.bound.kwargs) if call.rule.open else []
+        wanted = call.rule.open(*call.args, **call.kwargs) if call.rule.open else []
         for value, mask in wanted:
             key = self.walk.key_of(value)
             if not self.walk.is_loose(key):

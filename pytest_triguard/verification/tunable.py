@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pytest_triguard.verification import rounding
 from pytest_triguard.verification.intervals import Interval
-from pytest_triguard.verification.relaxations import Carried, Slid, positive
+from pytest_triguard.verification.relaxations import Carried, Slid, between, positive
 from pytest_triguard.verification.windows import Windowed
 
 
@@ -134,7 +134,7 @@ class Tunable:
         Where no derivatives are wanted, `above` and `lower` are overwritten.
         """
         if torch.is_grad_enabled():
-            joined = torch.addcmul(rows * upper, above, lower - upper)
+            joined = between(rows, above, lower, upper)
         else:
             joined = above.mul_(lower.sub_(upper)).addcmul_(rows, upper)
         return joined if not self.least else self.least * rows + (1 - self.least) * joined

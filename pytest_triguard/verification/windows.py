@@ -14,6 +14,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from pytest_triguard.verification import rounding
+
+NOISE = {dtype: 2.0**12 * rounding.roundoff(dtype) for dtype in (torch.float32, torch.float64)}
+"""Share of the largest number beside it below which a sum is taken for the noise of zero."""
+
 
 @dataclass(frozen=True)
 class Grid:
@@ -187,16 +192,33 @@ class Windowed:
         return Windowed(functional.pad(self.rows, pads), grid, self.clean)
 
 
-def merged(first: Tensor | Windowed, second: Tensor | Windowed) -> Tensor | Windowed:
-    """Return the sum of rows on one value."""
-    if isinstance(first, Tensor) and isinstance(second, Tensor):
-        return first + second
+def merged(
+    first: Tensor | Windowed, second: Tensor | Windowed
+) -> tuple[Tensor | Windowed, Tensor | Windowed | None]:
+    """Return the sum of rows on one value, and what was left out of it as noise, or None.
+
+    Coefficients that cancel leave the noise of a sum, whose sign depends on how many samples are
+    computed together. Where choices are to follow the slopes, it is left out, and the slopes not.
+    """
     if isinstance(first, Windowed) and isinstance(second, Windowed):
         grid = first.grid.around(second.grid)
         if grid is not None and grid.pays:
             one, two = first.within(grid), second.within(grid)
-            return Windowed(one.rows + two.rows, grid, one.clean and two.clean)
-    return whole(first) + whole(second)
+            clean = one.clean and two.clean
+            total, lost = _added(one.rows, two.rows)
+            left = None if lost is None else Windowed(lost, grid, clean)
+            return Windowed(total, grid, clean), left
+    return _added(whole(first), whole(second))
+
+
+def _added(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor | None]:
+    total = first + second
+    if not total.requires_grad:
+        return total, None
+    with torch.no_grad():
+        noise = torch.maximum(first.abs(), second.abs()).mul_(NOISE[total.dtype])
+        lost = torch.where(total.abs() <= noise, total, 0.0)
+    return total - lost, lost
 
 
 def whole(rows: Tensor | Windowed) -> Tensor:

@@ -14,7 +14,7 @@ from pytest_triguard.verification.budget import Budget, BudgetSpent, Clock
 from pytest_triguard.verification.intervals import Interval
 from pytest_triguard.verification.network import Network
 from pytest_triguard.verification.operators import affine
-from pytest_triguard.verification.relaxations import largest, magnitudes, positive
+from pytest_triguard.verification.relaxations import between, largest, magnitudes, positive
 from pytest_triguard.verification.substitution import Substitution, plainly
 from pytest_triguard.verification.windows import Grid, Windowed
 from tests.verification.peer import needs_peer, peer_bounds
@@ -138,6 +138,35 @@ def test_noise_has_the_middle_slope_and_keeps_its_value(function, exact, slopes)
     assert torch.equal(function(rows.detach()), exact(rows))
     (slope,) = torch.autograd.grad(found.sum(), rows)
     assert slope.tolist() == [[slopes] * 2]
+
+
+def test_a_slope_of_zero_gives_zero():
+    """And a slope of one gives the rows: a difference of products would leave noise."""
+    rows = torch.randn(2, 3, 50, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    above, slope = rows.clamp_min(0), torch.full((2, 1, 50), 0.3, dtype=torch.float64)
+    zero, one = torch.zeros_like(slope), torch.ones_like(slope)
+    assert torch.equal(between(rows, above, zero, slope), 0.3 * rows.clamp_max(0))
+    assert torch.equal(between(rows, above, one, one), rows)
+
+
+def test_noise_of_cancelled_rows_is_left_out_and_paid_for():
+    value = Interval(
+        torch.tensor([[-2.0, 1.0, 0.5]]).double(), torch.tensor([[1.0, 3.0, 0.5]]).double()
+    )
+    first = torch.tensor([[[0.1, 2.0, -7.0]]], dtype=torch.float64, requires_grad=True)
+    second = torch.tensor([[[-0.1 + 1e-16, 1e-13, 7.0]]], dtype=torch.float64)
+    pending, constants = {"key": first}, []
+    carried.merge(pending, {}, constants, "key", second, value)
+    assert pending["key"].tolist() == [[[0.0, 2.0 + 1e-13, 0.0]]]
+    noise = float((first.detach() + second)[0, 0, 0])
+    assert 0 < abs(noise) < 1e-15
+    assert [each.tolist() for each in constants] == [[[-2 * 2.0 * abs(noise)]]]
+    (slope,) = torch.autograd.grad(pending["key"].sum(), first)
+    assert slope.tolist() == [[[1, 1, 1]]]
+    pending, constants = {"key": first.detach()}, []
+    carried.merge(pending, {}, constants, "key", second, value)
+    assert torch.equal(pending["key"], first.detach() + second)
+    assert not constants
 
 
 def test_the_largest_elements_share_the_slope():
