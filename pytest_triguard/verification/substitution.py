@@ -327,7 +327,7 @@ class Substitution:
             if isinstance(name, tuple) and name[0] == key and isinstance(each.relaxation, Tunable)
         ]
         undecided = torch.stack(parts).any(0) if parts else None
-        return Origin(link.relaxation.kernel, images, values, rectified, undecided)
+        return Origin(link.relaxation.kernel, images, values, rectified, self.held, undecided)
 
     def _link(self, step: Relaxation, rounded: Tensor | None, value: Interval) -> _Link:
         """Return a link that pays for its error in offsets, and for its argument's, if it can.

@@ -49,12 +49,14 @@ class Origin:
         rectified: Whether a ReLU is between it and the maximum.
         undecided: `(N, C, h, w)` bool, where the maximum is taken apart: whether which element it
             is is still relaxed; None where it is not taken apart.
+        held: Elements that may be held at a time.
     """
 
     kernel: Kernel
     images: Interval
     values: Interval
     rectified: bool
+    held: int
     undecided: Tensor | None = None
 
 
@@ -145,6 +147,11 @@ class _Pairs:
     size: Tensor
     padding: tuple[int, int]
 
+    def part(self, which: slice) -> _Pairs:
+        """Return some of the pairs."""
+        names = ("these", "others", "moved", "factor", "kernel", "offset", "size")
+        return replace(self, **{name: getattr(self, name)[which] for name in names})
+
 
 def ties(origin: Origin, value: Interval, cut: Cut, step: tuple[int, int]) -> Tied | None:
     """Return how elements of the maxima over windows depend on each other, or None for not.
@@ -155,7 +162,7 @@ def ties(origin: Origin, value: Interval, cut: Cut, step: tuple[int, int]) -> Ti
         cut: From images to windows, `(N, C, h, w, k)`, all of them inside the image.
         step: Rows and columns from a window to the next.
     """
-    pairs = _pairs(origin.kernel, step)
+    pairs = _pairs(origin.kernel, step, origin.held)
     if pairs is None:
         return None
     place, inside = _places(pairs, value.shape)
@@ -201,7 +208,7 @@ def _reach(pairs: _Pairs) -> tuple[int, int, int, int]:
     return max(0, -min(down)), max(0, *down), max(0, -min(across)), max(0, *across)
 
 
-def _pairs(kernel: Kernel, step: tuple[int, int]) -> _Pairs | None:
+def _pairs(kernel: Kernel, step: tuple[int, int], held: int) -> _Pairs | None:
     """Return which channels are to be compared, the ones that come first in order standing.
 
     Channels are in the order of where their kernels look, so that places move one way.
@@ -218,7 +225,7 @@ def _pairs(kernel: Kernel, step: tuple[int, int]) -> _Pairs | None:
         for across in range(-most[1], most[1] + 1)
     ]
     away = torch.stack([base.roll((a * moves[0], b * moves[1]), (2, 3)) for a, b in shifts])
-    factor, rest = _compared(base.flatten(1), away.flatten(2))
+    factor, rest = _compared(base.flatten(1), away.flatten(2), held)
     rank = _order(weight)
     good = (factor > 0) & (rest <= _ALIKE) & (rank[:, None] > rank)
     shift, this, other = good.nonzero(as_tuple=True)
@@ -259,15 +266,24 @@ def _order(weight: Tensor) -> Tensor:
     return (-(down + across)).argsort(stable=True).argsort()
 
 
-def _compared(these: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
+def _compared(these: Tensor, others: Tensor, held: int) -> tuple[Tensor, Tensor]:
     """Return the best factor between kernels, and what is left, `(shifts, these, others)` each.
 
-    What is left is relative to the first of both.
+    What is left is relative to the first of both. Of their differences, no more than so many
+    elements are held at a time, or those of one kernel to all others.
     """
     floor = rounding.tiny(these.dtype) ** 0.5
     length = others.square().sum(2).clamp_min(floor).unsqueeze(1)
     factor = these @ others.transpose(1, 2) / length
-    left = (these.unsqueeze(1) - factor.unsqueeze(3) * others.unsqueeze(1)).abs().sum(3)
+    left = torch.empty_like(factor)
+    shifts = max(1, held // (len(these) * others[0].numel()))
+    rows = max(1, held // (shifts * others[0].numel()))
+    for first in range(0, len(others), shifts):
+        away = others[first : first + shifts].unsqueeze(1)
+        for start in range(0, len(these), rows):
+            block = slice(first, first + shifts), slice(start, start + rows)
+            multiple = factor[block].unsqueeze(3) * away
+            left[block] = multiple.sub_(these[block[1]].unsqueeze(1)).abs_().sum(3)
     return factor, left / these.abs().sum(1, keepdim=True).clamp_min(floor)
 
 
@@ -284,9 +300,24 @@ def _places(pairs: _Pairs, shape: torch.Size) -> tuple[Tensor, Tensor]:
 
 
 def _rests(origin: Origin, pairs: _Pairs, cut: Cut, place: Tensor) -> tuple[Tensor, Tensor]:
-    """Return bounds of what each element is beside the multiple of its other, `(N, P, h, w)`."""
+    """Return bounds of what each element is beside the multiple of its other, `(N, P, h, w)`.
+
+    A few pairs at a time, as many as may be held.
+    """
+    known = _possible(origin, cut)
+    one = max(origin.values.lower[:, 0].numel(), known[0][:, 0].numel())
+    step = max(1, origin.held // one)
+    blocks = (slice(start, start + step) for start in range(0, len(place), step))
+    parts = [_rest(origin, pairs.part(each), cut, place[each], known) for each in blocks]
+    lower, upper = (torch.cat(ends, 1) for ends in zip(*parts, strict=True))
+    return lower, upper
+
+
+def _rest(
+    origin: Origin, pairs: _Pairs, cut: Cut, place: Tensor, known: tuple[Tensor, Tensor]
+) -> tuple[Tensor, Tensor]:
     low, high = (cut(each) for each in _differences(origin, pairs))
-    may_be, zero = _possible(origin, cut)
+    may_be, zero = known
     these = may_be[:, pairs.these], zero[:, pairs.these]
     others = may_be.flatten(1, 3)[:, place], zero.flatten(1)[:, place]
     upper = torch.where(these[0], high, -torch.inf).amax(-1)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from itertools import product
 
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from pytest_triguard import Classifier, verification
 from pytest_triguard.verification import boxes as halves
@@ -15,6 +17,7 @@ from pytest_triguard.verification import substitution
 from pytest_triguard.verification.budget import Clock
 from pytest_triguard.verification.intervals import Interval
 from pytest_triguard.verification.network import Network
+from pytest_triguard.verification.operators import max_pooling
 from pytest_triguard.verification.relaxations import Kernel
 from pytest_triguard.verification.ties import Origin, Tied, ties
 from pytest_triguard.verification.windows import Grid, Windowed
@@ -275,6 +278,44 @@ def test_rows_in_windows_are_carried_as_whole_rows_are():
     assert float(expected.abs().min()) > 0
 
 
+class Largest(TorchDispatchMode):
+    """Notes the most elements of any result."""
+
+    elements = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        if isinstance(result, torch.Tensor):
+            self.elements = max(self.elements, result.untyped_storage().nbytes() // 8)
+        return result
+
+
+def test_what_is_held_at_a_time_is_bounded(monkeypatch):
+    """A wide stem has many pairs of channels, and each difference is a kernel and an image."""
+    asked = []
+    keep = lambda *args: asked.append(args) or ties(*args)  # noqa: E731
+    monkeypatch.setattr(max_pooling, "ties", keep)
+    torch.manual_seed(0)
+    first = nn.Conv2d(3, 24, 7, stride=2, padding=3)
+    with torch.no_grad():
+        first.weight.copy_(first.weight[:1] + 0.02 * torch.randn(24, 3, 7, 7))
+    module = nn.Sequential(first, nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.LazyLinear(3))
+    clean = torch.rand(2, 3, 16, 16)
+    module(clean)
+    walked(Classifier(module.double()), clean.double() - 0.05, clean.double() + 0.05)
+    [(origin, *others)] = asked
+    found = []
+    for held in (2**30, 2**12):
+        with Largest() as most:
+            found.append((ties(replace(origin, held=held), *others), most.elements))
+    (whole, much), (parts, little) = found
+    for name in ("place", "factor", "lower", "upper"):
+        one, two = getattr(whole, name), getattr(parts, name)
+        assert torch.allclose(one.double(), two.double(), rtol=0, atol=1e-12), name
+    assert bool((whole.factor != 1).any())
+    assert 8 * little < much
+
+
 def test_nothing_is_tied_to_what_is_not_known():
     kernel = Kernel(torch.tensor([2.0, 1.0]).view(2, 1, 1, 1).double(), None, (1, 1), (0, 0))
     images = Interval(*torch.tensor([0.0, 1.0]).double().view(2, 1, 1, 1, 1).expand(2, 1, 1, 1, 4))
@@ -284,7 +325,7 @@ def test_nothing_is_tied_to_what_is_not_known():
         values = Interval(low, upper)
         pooled = Interval(*(each.unfold(3, 2, 2).amax(-1) for each in (low, upper)))
         cut = lambda each: each.unfold(3, 2, 2)  # noqa: E731
-        return ties(Origin(kernel, images, values, rectified=False), pooled, cut, (1, 2))
+        return ties(Origin(kernel, images, values, False, 2**20), pooled, cut, (1, 2))
 
     assert bool((found(lower).factor != 1).any())
     for channel in range(2):
