@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pytest_triguard import attributions
+from pytest_triguard import attacks, attributions
 from pytest_triguard.classifier import Classifier
 from pytest_triguard.engine.objectives import logit
 from tests.benchmarks import cams, captum_settings, curves, shared
@@ -33,11 +33,13 @@ class Passes:
         gradients: Forward and backward.
         forwards: Forward alone.
         again: Backward once more, through the graph of one of the gradients.
+        in_turn: Whether each needs the one before, so that they share no batch.
     """
 
     gradients: int
     forwards: int = 0
     again: int = 0
+    in_turn: bool = False
 
     @property
     def work(self) -> float:
@@ -84,13 +86,13 @@ def cases(scene: Scene) -> list[Case]:
     references = torch.rand(many, *scene.shape, generator=torch.Generator().manual_seed(2))
     lines = {"references": many // 5, "points": 5}
     mim = {"steps": many // 10, "copies": 10, "eps": _STILL}
-    gra = attributions.get("attexplore_plus_plus").exploration  # type: ignore[attr-defined]
+    gra = attacks.get("gra", steps=many // 10, copies=10, eps=_STILL, stop="never")
     return [
         ("saliency", {}, one),
         ("gradient_x_input", {}, one),
         ("fast_ig", {}, one),
         ("fullgrad", {}, one),
-        ("deeplift", {}, Passes(1, forwards=1)),
+        ("deeplift", {"reused": "each_call"}, Passes(1, forwards=1)),
         ("guided_grad_cam", {}, Passes(1, forwards=1)),
         ("integrated_gradients", {"points": many}, Passes(many)),
         ("smoothgrad", {"copies": many}, Passes(many)),
@@ -101,32 +103,22 @@ def cases(scene: Scene) -> list[Case]:
         ("ig_sq", lines, Passes(many)),
         ("expected_gradients", {"copies": many}, Passes(many)),
         ("lpi", {"references": references}, Passes(many)),
-        ("guided_ig", {"steps": many}, Passes(many)),
-        ("mfaba", {"steps": many, "step_size": _STILL}, Passes(many, forwards=1)),
+        ("guided_ig", {"steps": many}, Passes(many, in_turn=True)),
+        ("mfaba", {"steps": many, "step_size": _STILL}, Passes(many, forwards=1, in_turn=True)),
         (
             "agi",
             {"steps": many // 2, "classes": 2, "step_size": _STILL},
-            Passes(many, again=many),
+            Passes(many, again=many, in_turn=True),
         ),
         (
             "big",
             {"eps": (_STILL,), "steps": many // 5, "cw_steps": many // 5, "points": many // 2},
-            Passes(2 * (many // 5) + many // 2, forwards=43),
+            Passes(2 * (many // 5) + many // 2, forwards=43, in_turn=True),
         ),
         ("attexplore", mim, Passes(many)),
-        (
-            "attexplore_plus_plus",
-            {"attack": _shorter(gra, many)},
-            Passes(many + many // 10),
-        ),
+        ("attexplore_plus_plus", {"attack": gra}, Passes(many + many // 10)),
         ("occlusion", {}, Passes(0, forwards=1 + _windows(scene.shape[1:]))),
     ]
-
-
-def _shorter(gra: Any, passes: int) -> Any:
-    from dataclasses import replace
-
-    return replace(gra, steps=passes // 10, copies=10, eps=_STILL, stop="never")
 
 
 def _windows(size: tuple[int, ...]) -> int:
@@ -194,17 +186,18 @@ def pictures(scene: Scene, count: int) -> tuple[Tensor, Tensor]:
 
 
 def loop(bare: Bare, passes: Passes, batch: int) -> None:
-    """Run the passes and nothing else."""
+    """Run the passes and nothing else, those of one image in one batch where they may be."""
     module: Callable[[Tensor], Tensor] = bare.module
-    twice = min(passes.gradients, passes.again)
-    for inputs, classes in zip(bare.inputs.split(batch), bare.classes.split(batch), strict=True):
-        with torch.no_grad():
-            for _ in range(passes.forwards):
-                module(inputs)
-        for number in range(passes.gradients):
-            points = inputs.detach().requires_grad_()
-            total = bare.objective(module(points), classes).sum()
-            if number < twice:
+    with torch.no_grad():
+        for inputs in bare.inputs.repeat(passes.forwards, 1, 1, 1).split(batch):
+            module(inputs)
+    times = 1 if passes.in_turn else passes.gradients
+    inputs, classes = bare.inputs.repeat(times, 1, 1, 1), bare.classes.repeat(times)
+    for some, own in zip(inputs.split(batch), classes.split(batch), strict=True):
+        for _ in range(passes.gradients if passes.in_turn else 1):
+            points = some.detach().requires_grad_()
+            total = bare.objective(module(points), own).sum()
+            if passes.again:
                 torch.autograd.grad(total, points, retain_graph=True)
             torch.autograd.grad(total, points)
 
