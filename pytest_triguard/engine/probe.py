@@ -52,8 +52,8 @@ def probe(model: Model, inputs: Tensor, *, may_draw: bool = False) -> None:
             return
         raise ModelError(
             f"the module {name} is random: two calls on the same inputs gave logits that differ by "
-            f"{_distance(first, second):.2g}; a dropout that a custom forward leaves active is the "
-            "usual reason (pass training=self.training to it)"
+            f"{float((first - second).abs().max()):.2g}; a dropout that a custom forward leaves "
+            "active is the usual reason (pass training=self.training to it)"
         )
     if alone is None or differs(first[:1], company[:1]) or differs(first[:1], alone):
         raise ModelError(
@@ -94,12 +94,14 @@ def _alone(model: Model, row: Tensor) -> Tensor | None:
         return None
 
 
-def _distance(first: Tensor, second: Tensor) -> float:
-    return float((first - second).abs().max())
-
-
 def differs(first: Tensor, second: Tensor) -> bool:
     """Return whether logits, or what is of their size, differ by more than kernels explain."""
+    return bool(apart(first, second))
+
+
+def apart(first: Tensor, second: Tensor) -> Tensor:
+    """Return the same as a tensor `()` bool, which is not read from the device."""
     tolerance = _TOLERANCE.get(first.dtype, _COARSE)
-    scale = max(1.0, float(first.abs().max()))
-    return not _distance(first, second) <= tolerance * scale
+    scale = first.abs().amax().clamp_min(1.0)
+    # A comparison with NaN is false.
+    return ~((first - second).abs().amax() <= tolerance * scale)
