@@ -7,16 +7,15 @@ networks are compared digit by digit.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 
-import torch
 from torch import Tensor
 
 from pytest_triguard import attribution_attacks, attributions
 from pytest_triguard.attribution_attacks.evaluation import attack_curve
 from pytest_triguard.statistics import paired_interval
 from tests.real import found
+from tests.real.show import show
 
 COUNT, STEPS, CONFIDENCE = 30, 20, 0.95
 RADII = (8 / 255, 0.1)
@@ -58,12 +57,5 @@ def lines() -> Iterator[str]:
                 )
 
 
-def main() -> None:
-    for line in lines():
-        sys.stdout.write(f"{line}\n")
-        sys.stdout.flush()
-
-
 if __name__ == "__main__":
-    torch.set_num_threads(1)
-    main()
+    show(lines())

@@ -6,16 +6,15 @@ saliency under noise; differences are paired by image and carry their intervals.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 
-import torch
 from torch import Tensor
 
 from pytest_triguard import Classifier, attributions, metrics
 from pytest_triguard.attributions import Attribution
 from pytest_triguard.statistics import paired_interval
 from tests.real import found
+from tests.real.show import show
 
 CONFIDENCE = 0.95
 RANKED = (
@@ -99,12 +98,5 @@ def _row(title: str, before: Tensor, after: Tensor) -> str:
     return f"| {title} | {means} | {change:+.3f} [{low:+.3f}, {high:+.3f}] |"
 
 
-def main() -> None:
-    for line in lines():
-        sys.stdout.write(f"{line}\n")
-        sys.stdout.flush()
-
-
 if __name__ == "__main__":
-    torch.set_num_threads(1)
-    main()
+    show(lines())

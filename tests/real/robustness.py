@@ -5,15 +5,13 @@ PGD-40 on 500 digits, and on the first hundred of them AutoAttack in its standar
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
-
-import torch
 
 from pytest_triguard import attacks
 from pytest_triguard.attacks import Attack
 from pytest_triguard.statistics import clopper_pearson
 from tests.real import found
+from tests.real.show import show
 
 EPS, CONFIDENCE = 0.3, 0.95
 PUBLISHED = {"clean": 0.01, "adversarial": 0.94}
@@ -56,12 +54,5 @@ def lines() -> Iterator[str]:
             yield f"| {training} | {title} | {count} | {share} |"
 
 
-def main() -> None:
-    for line in lines():
-        sys.stdout.write(f"{line}\n")
-        sys.stdout.flush()
-
-
 if __name__ == "__main__":
-    torch.set_num_threads(1)
-    main()
+    show(lines())

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from pytest_triguard import Classifier, attacks
 from pytest_triguard.statistics import clopper_pearson, paired_rate_interval
 from tests.real import found
+from tests.real.show import show
 
 EPS, STEPS, CONFIDENCE = 8 / 255, 10, 0.95
 ATTACKS: dict[str, dict[str, Any]] = {
@@ -85,12 +86,5 @@ def lines(names: Sequence[str]) -> Iterator[str]:
         yield f"| {' | '.join(cells)} |"
 
 
-def main() -> None:
-    for line in lines(sys.argv[1:] or list(ATTACKS)):
-        sys.stdout.write(f"{line}\n")
-        sys.stdout.flush()
-
-
 if __name__ == "__main__":
-    torch.set_num_threads(1)
-    main()
+    show(lines(sys.argv[1:] or list(ATTACKS)))
