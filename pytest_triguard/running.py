@@ -48,9 +48,8 @@ class Run:
                     return model.logits(rows)
             return input_gradient(model, rows, classes.expand(len(rows)), logit)
 
-        counted = model.passes.copy()
-        model.chunk.tune(run, example, work=passes * (self.samples.count or 10**9))
-        model.passes.forward, model.passes.backward = counted.forward, counted.backward
+        with model.passes.uncounted():
+            model.chunk.tune(run, example, work=passes * (self.samples.count or 10**9))
 
     def require_one_each(self, name: str, value: Any) -> None:
         """Refuse a tensor that does not hold one value per sample.

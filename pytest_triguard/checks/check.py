@@ -356,10 +356,9 @@ class Check:
             return []
         key, saved = (folder, record.nodeid, self.name), []
         if record.failed:
-            counted = run.model.passes.copy()  # another check of the same maps may follow
-            saved.append(save_counterexamples(*key, finding.counterexamples(), run.model))
-            saved.append(save_picture(*key, picture_of_worst(run, finding)))
-            run.model.passes = counted
+            with run.model.passes.uncounted():  # another check of the same maps may follow
+                saved.append(save_counterexamples(*key, finding.counterexamples(), run.model))
+                saved.append(save_picture(*key, picture_of_worst(run, finding)))
         saved.append(save_certificates(*key, finding.certificates))
         return [str(path) for path in saved if path is not None]
 

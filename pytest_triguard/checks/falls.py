@@ -64,9 +64,8 @@ class Falls:
         falls: list[_Fall] = self._worst.things()
         if not falls:
             return []
-        counted = model.passes.copy()
-        logits = model.logits(torch.stack([fall.example.broken for fall in falls]))
-        model.passes = counted
+        with model.passes.uncounted():
+            logits = model.logits(torch.stack([fall.example.broken for fall in falls]))
         predicted = logits.argmax(1)
         labels = torch.tensor([fall.example.label for fall in falls]).to(logits.device)
         lead = (logit(logits, predicted) - logit(logits, labels)).tolist()

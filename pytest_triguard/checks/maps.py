@@ -110,9 +110,8 @@ class Maps:
     def _gradient(self, inputs: Tensor, targets: Tensor) -> Tensor:
         """Return the gradient of one sample; as when a network is probed, it is not counted."""
         model = self._run.model
-        counted = model.passes.copy()
-        gradient, _ = input_gradient(model, inputs, targets, self._attribution.objective)
-        model.passes.forward, model.passes.backward = counted.forward, counted.backward
+        with model.passes.uncounted():
+            gradient, _ = input_gradient(model, inputs, targets, self._attribution.objective)
         return gradient
 
 

@@ -116,15 +116,14 @@ class Sanity:
 
     def _before(self, run: Run) -> dict[str, str]:
         """Look at a few samples before the attack; the passes are not counted."""
-        counted = run.model.passes.copy()
         points = run.like[:_LOOKED_AT].detach().to(run.model.device)
-        with torch.no_grad():
-            logits = run.model.logits(points)
-        found = _randomised() if run.model.draws else {}
-        found |= _softmax(logits)
-        if self._attack.needs_gradients:
-            found |= self._gradients(run.model, points, logits.argmax(1))
-        run.model.passes.forward, run.model.passes.backward = counted.forward, counted.backward
+        with run.model.passes.uncounted():
+            with torch.no_grad():
+                logits = run.model.logits(points)
+            found = _randomised() if run.model.draws else {}
+            found |= _softmax(logits)
+            if self._attack.needs_gradients:
+                found |= self._gradients(run.model, points, logits.argmax(1))
         return found
 
     def _gradients(self, model: Model, points: Tensor, classes: Tensor) -> dict[str, str]:

@@ -95,12 +95,10 @@ def has_gradients(model: Model, points: Tensor) -> bool:
         model: The network.
         points: `(N, C, H, W)` anywhere; one sample is enough.
     """
-    counted = model.passes.copy()
-    with torch.inference_mode(False), torch.enable_grad():
+    with model.passes.uncounted(), torch.inference_mode(False), torch.enable_grad():
         points = points.to(model.device, copy=True).requires_grad_()
         logits = model.logits(points)
         gradient = None
         if logits.requires_grad:
             (gradient,) = torch.autograd.grad(logits.sum(), points, allow_unused=True)
-    model.passes.forward, model.passes.backward = counted.forward, counted.backward
     return gradient is not None

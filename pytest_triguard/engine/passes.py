@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 
@@ -28,6 +30,15 @@ class Passes:
     def copy(self) -> Passes:
         """Return the counts as they are now."""
         return Passes(self.forward, self.backward)
+
+    @contextmanager
+    def uncounted(self) -> Iterator[None]:
+        """Count nothing of what goes through the network in the block."""
+        before = self.copy()
+        try:
+            yield
+        finally:
+            self.forward, self.backward = before.forward, before.backward
 
     def to_dict(self) -> dict[str, int]:
         """Return the counts as plain values."""

@@ -34,15 +34,14 @@ def probe(model: Model, inputs: Tensor, *, may_draw: bool = False) -> None:
             a sample change with its neighbours, if the forward pass changes a buffer, or if the
             logits are not finite.
     """
-    counted = model.passes.copy()
     rows = inputs[:_ROWS]
     low, high = model.bounds(rows.dtype)
     buffers = {name: buffer.clone() for name, buffer in model.module.named_buffers()}
-    first = _first(model, rows)
-    second = model.logits(rows)
-    company = model.logits(torch.cat([rows[:1], (low + high) - rows[:1]]))
-    alone = _alone(model, rows[:1])
-    model.passes.forward, model.passes.backward = counted.forward, counted.backward
+    with model.passes.uncounted():
+        first = _first(model, rows)
+        second = model.logits(rows)
+        company = model.logits(torch.cat([rows[:1], (low + high) - rows[:1]]))
+        alone = _alone(model, rows[:1])
     name = type(model.module).__name__
     if not bool(torch.isfinite(first).all()):
         raise ModelError(f"the module {name} must give finite logits, but NaN or infinity came")

@@ -32,10 +32,8 @@ def refuse_unfaithful(network: Network, model: Model, points: Tensor) -> None:
     """
     if network.unit is not None:
         refuse_other_arithmetic(model, points)
-    counted = model.passes.copy()
-    with torch.no_grad():
+    with model.passes.uncounted(), torch.no_grad():
         logits = model.logits(points)
-    model.passes = counted
     if logits.dtype != points.dtype:
         raise Unsupported(f"the module computes in {logits.dtype}, its inputs are {points.dtype}")
     exact = points.to(network.dtype)

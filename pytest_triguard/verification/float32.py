@@ -69,10 +69,8 @@ def refuse_other_arithmetic(model: Model, inputs: Tensor) -> None:
             f"arithmetic='float32' holds for IEEE float32 products summed in any order, but "
             f"{name} is {value!r}; set it to {wanted!r} where the module runs, too"
         )
-    counted = model.passes.copy()
-    with torch.no_grad(), _OneDtype():  # type: ignore[no-untyped-call]
+    with model.passes.uncounted(), torch.no_grad(), _OneDtype():  # type: ignore[no-untyped-call]
         model.logits(inputs)
-    model.passes = counted
 
 
 def is_ieee(device: torch.device) -> bool:

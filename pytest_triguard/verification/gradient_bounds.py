@@ -221,9 +221,8 @@ def _refuse_unfaithful(gradients: Gradients, model: Model, points: Tensor, class
 
     Catches what a graph does not show: parts without gradients, and hooks that change them.
     """
-    counted = model.passes.copy()
-    found, _ = input_gradient(model, points, classes, logit)
-    model.passes.forward, model.passes.backward = counted.forward, counted.backward
+    with model.passes.uncounted():
+        found, _ = input_gradient(model, points, classes, logit)
     exact = points.to(gradients.dtype)
     reach = (exact.abs() + 1) * _NEARBY[points.dtype]
     bounds = gradients.over(Interval(exact - reach, exact + reach), classes)
