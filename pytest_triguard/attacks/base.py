@@ -6,13 +6,13 @@ import itertools
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Hashable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from pytest_triguard.engine.equality import fingerprint
+from pytest_triguard.engine.equality import hyperparameters
 from pytest_triguard.engine.geometry import NORMS, Norm
 from pytest_triguard.engine.gradients import has_gradients
 from pytest_triguard.engine.iteration import PATH
@@ -125,9 +125,9 @@ class Attack(ABC):
 
     def parameters(self) -> dict[str, Any]:
         """Return the hyperparameters as plain values, for records and messages."""
-        values = {each.name: getattr(self, each.name) for each in fields(self)}
-        eps = self.eps
-        values["eps"] = fingerprint(eps) if isinstance(eps, Tensor) else float(eps)
+        values = hyperparameters(self)
+        if not isinstance(self.eps, Tensor):
+            values["eps"] = float(self.eps)
         return {"attack": self.name} | values | {"seed": self.drawn_seed}
 
     def describe(self) -> str:

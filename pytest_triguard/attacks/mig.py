@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from pytest_triguard.attacks.momentum_steps import MomentumSteps
 from pytest_triguard.engine.baselines import Baseline, baseline_inputs, check_baseline
-from pytest_triguard.engine.equality import fingerprint
 from pytest_triguard.engine.estimators import MEAN, Copies, Mean, Reduction
 from pytest_triguard.engine.geometry import per_row
 from pytest_triguard.engine.model import Model
@@ -80,13 +79,6 @@ class MIG(MomentumSteps):
     def own(self) -> tuple[Transform, ...]:
         """The line."""
         return (Line(copies=self.points),)
-
-    def parameters(self) -> dict[str, Any]:
-        """Return the hyperparameters as plain values, for records and messages."""
-        values = super().parameters()
-        if isinstance(self.baseline, Tensor):
-            values["baseline"] = fingerprint(self.baseline)
-        return values
 
     def begin(self, model: Model, rows: Rows) -> None:
         """Start without momentum, with each sample's baseline."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Hashable, Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
@@ -14,7 +14,7 @@ from pytest_triguard import attributions, metrics
 from pytest_triguard.attacks.base import check_eps, check_reach, radii, widest
 from pytest_triguard.attribution_attacks.search import Aim, Outcome, Steps, attacked
 from pytest_triguard.attributions import Attribution
-from pytest_triguard.engine.equality import fingerprint
+from pytest_triguard.engine.equality import hyperparameters
 from pytest_triguard.engine.geometry import NORMS, Norm
 from pytest_triguard.engine.model import Model
 from pytest_triguard.engine.samples import Batch, Feed
@@ -200,9 +200,7 @@ class AttributionAttack(ABC):
 
     def parameters(self) -> dict[str, Any]:
         """Return the hyperparameters as plain values, for records and messages."""
-        values = {each.name: getattr(self, each.name) for each in fields(self)}
-        if isinstance(self.eps, Tensor):
-            values["eps"] = fingerprint(self.eps)
+        values = hyperparameters(self)
         if isinstance(self.beta, tuple):
             values["beta"] = list(self.beta)
         if isinstance(self.criterion, PairMetric):

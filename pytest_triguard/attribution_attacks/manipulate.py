@@ -11,7 +11,6 @@ from torch import Tensor
 
 from pytest_triguard.attribution_attacks.base import AttributionAttack
 from pytest_triguard.attribution_attacks.search import Adam, Aim, Steps, shares
-from pytest_triguard.engine.equality import fingerprint
 from pytest_triguard.engine.model import Model
 from pytest_triguard.engine.samples import Batch
 from pytest_triguard.errors import InputError, InputTypeError
@@ -103,13 +102,6 @@ class Manipulate(AttributionAttack):
         found = shares(maps)
         distance = (found - aim["target"]).square().mean((1, 2)).sqrt()
         return distance.masked_fill(~(found.amax((1, 2)) > 0), math.nan)
-
-    def parameters(self) -> dict[str, Any]:
-        """Return the hyperparameters as plain values, for records and messages."""
-        values = super().parameters()
-        if isinstance(self.target, Tensor):
-            values["target"] = fingerprint(self.target)
-        return values
 
 
 def check_target(target: Any) -> None:

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from pytest_triguard.attribution_attacks.base import AttributionAttack
 from pytest_triguard.attribution_attacks.search import Aim, shares
-from pytest_triguard.engine.equality import fingerprint
 from pytest_triguard.engine.samples import Batch
 from pytest_triguard.errors import InputError, InputTypeError
 from pytest_triguard.facts import PASSES, Facts
@@ -77,13 +76,6 @@ class Targeted(AttributionAttack):
         found = shares(maps)
         inside = (found * aim["region"]).mean((1, 2))
         return inside.masked_fill(~(found.amax((1, 2)) > 0), math.nan)
-
-    def parameters(self) -> dict[str, Any]:
-        """Return the hyperparameters as plain values, for records and messages."""
-        values = super().parameters()
-        if isinstance(self.region, Tensor):
-            values["region"] = fingerprint(self.region)
-        return values
 
 
 def check_region(region: Any) -> None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Hashable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
+from pytest_triguard.engine.equality import hyperparameters
 from pytest_triguard.engine.model import Model
 from pytest_triguard.engine.objectives import Objective, explained
 from pytest_triguard.engine.samples import Batch, Feed
@@ -105,8 +106,8 @@ class Attribution(ABC):
 
     def parameters(self) -> dict[str, Any]:
         """Return the hyperparameters as plain values, for records and messages."""
-        values = {each.name: getattr(self, each.name) for each in fields(self)}
-        return {"attribution": self.name} | values | {"seed": self.drawn_seed}
+        seed = {"seed": self.drawn_seed}
+        return {"attribution": self.name} | hyperparameters(self) | seed
 
     def describe(self) -> str:
         """Return the method and its budget in words, for reports."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,7 +11,6 @@ from torch import Tensor
 from pytest_triguard.attributions.base import Attribution, known_logits, known_targets, with_logits
 from pytest_triguard.attributions.completeness import Summing, shortfall
 from pytest_triguard.engine.baselines import Baseline, baseline_inputs, check_baseline
-from pytest_triguard.engine.equality import fingerprint
 from pytest_triguard.engine.model import Model
 from pytest_triguard.engine.samples import Batch
 
@@ -31,13 +29,6 @@ class WithBaseline(Attribution):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_baseline("baseline", self.baseline)
-
-    def parameters(self) -> dict[str, Any]:
-        """Return the hyperparameters as plain values, for records and messages."""
-        values = super().parameters()
-        if isinstance(self.baseline, Tensor):
-            values["baseline"] = fingerprint(self.baseline)
-        return values
 
     def start(self, model: Model, batch: Batch) -> Tensor:
         """Return the baseline of each sample, `(n, C, H, W)`."""

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from pytest_triguard.attributions.lines import AlongLines, Lines
 from pytest_triguard.engine import draws
-from pytest_triguard.engine.equality import fingerprint
 from pytest_triguard.engine.estimators import Copies
 from pytest_triguard.engine.geometry import per_row
 from pytest_triguard.engine.model import Model
@@ -58,13 +57,6 @@ class ExpectedGradients(AlongLines):
         if self.copies is not None:
             return self.copies
         return len(self.references) if isinstance(self.references, Tensor) else _DRAWN
-
-    def parameters(self) -> dict[str, Any]:
-        """Return the hyperparameters as plain values, for records and messages."""
-        values = super().parameters()
-        if isinstance(self.references, Tensor):
-            values["references"] = fingerprint(self.references)
-        return values
 
     def explain(self, model: Model, batch: Batch) -> Tensor:
         """Return the maps, `(n, C, H, W)`."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import fields
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,3 +22,12 @@ def fingerprint(values: Tensor) -> str:
     content = values.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
     digest = hashlib.blake2b(content, digest_size=8).hexdigest()
     return f"{tuple(values.shape)} {values.dtype} {digest}"
+
+
+def hyperparameters(method: Any) -> dict[str, Any]:
+    """Return the fields of a method as its records have them: tensors by their fingerprints."""
+    values = {each.name: getattr(method, each.name) for each in fields(method)}
+    return {
+        name: fingerprint(value) if isinstance(value, Tensor) else value
+        for name, value in values.items()
+    }

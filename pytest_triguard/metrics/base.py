@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from pytest_triguard.engine.equality import fingerprint
+from pytest_triguard.engine.equality import hyperparameters
 from pytest_triguard.errors import InputError, InputTypeError
 from pytest_triguard.facts import Facts
 from pytest_triguard.validation import describe
@@ -52,12 +52,7 @@ class Metric(ABC):
 
     def parameters(self) -> dict[str, Any]:
         """Return the hyperparameters as plain values, for records and messages."""
-        values = {each.name: getattr(self, each.name) for each in fields(self)}
-        plain = {
-            name: fingerprint(value) if isinstance(value, Tensor) else value
-            for name, value in values.items()
-        }
-        return {"metric": self.name} | plain
+        return {"metric": self.name} | hyperparameters(self)
 
 
 def check_maps(name: str, maps: Any) -> Tensor:
