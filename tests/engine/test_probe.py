@@ -58,7 +58,7 @@ def failing(self, inputs, logits):
 
 
 TENSOR = r"must return one tensor of logits \(N, K\), but a {} came$"
-SHAPE = r"must return floating logits of shape \(4, K\) with K >= 2, but a Tensor of shape {} came$"
+SHAPE = r"must return floating logits of shape \(3, K\) with K >= 2, but a Tensor of shape {} came$"
 FINITE = "must give finite logits, but NaN or infinity came$"
 BUFFER = "changes its buffer '{}' in its forward pass, although it is in evaluation mode$"
 RANDOM = (
@@ -77,10 +77,10 @@ REFUSED = {
     "tuple": (lambda self, inputs, logits: (logits, None), TENSOR.format("tuple")),
     "dict": (lambda self, inputs, logits: {"logits": logits}, TENSOR.format("dict")),
     "none": (lambda self, inputs, logits: None, TENSOR.format("NoneType")),
-    "images": (lambda self, inputs, logits: inputs, SHAPE.format(r"\(4, 3, 8, 6\) .*")),
-    "one-class": (lambda self, inputs, logits: logits[:, :1], SHAPE.format(r"\(4, 1\) .*")),
+    "images": (lambda self, inputs, logits: inputs, SHAPE.format(r"\(3, 3, 8, 6\) .*")),
+    "one-class": (lambda self, inputs, logits: logits[:, :1], SHAPE.format(r"\(3, 1\) .*")),
     "fewer-rows": (lambda self, inputs, logits: logits[:1], SHAPE.format(r"\(1, 3\) .*")),
-    "classes": (lambda self, inputs, logits: logits.argmax(1), SHAPE.format(r"\(4,\) .*")),
+    "classes": (lambda self, inputs, logits: logits.argmax(1), SHAPE.format(r"\(3,\) .*")),
     "integers": (lambda self, inputs, logits: logits.long(), SHAPE.format(".* dtype torch.int64")),
     "nan": (lambda self, inputs, logits: logits * torch.nan, FINITE),
     "infinity": (lambda self, inputs, logits: logits / 0, FINITE),
@@ -151,6 +151,17 @@ def test_an_ordinary_network_passes_and_costs_nothing(name, dtype):
 def test_what_is_harmless_in_evaluation_mode_passes(layer):
     parts = [layer, nn.Flatten(), nn.Linear(3 * 8 * 6, 3)]
     probe(ready(nn.Sequential(*parts).double()), X)
+
+
+def test_it_costs_five_rows_because_every_call_starts_with_it():
+    seen = []
+
+    def counting(self, inputs, logits):
+        seen.append(len(inputs))
+        return logits
+
+    probe(ready(module(counting)), X)
+    assert sum(seen) == 5
 
 
 def test_a_buffer_that_holds_nan_has_not_changed():
