@@ -40,7 +40,7 @@ class AttributionAttackResult:
         measured: What the measure is, in words.
         kept: `(N,)` bool, whether any iterate kept the prediction.
         flat: `(N,)` bool, whether the gradients of the network had no derivative at any iterate,
-            so that the attack had nothing to go by.
+            so that the attack had nothing to go by; `manipulate` looks at the first of each start.
         distance: `(N,)` distance of `adversarial` from the sample in the norm of the attack.
         targets: `(N,)` int64, the class whose explanation was attacked.
         cost: Forward and backward passes in all, counted in samples; the derivative of a gradient
@@ -101,6 +101,8 @@ class AttributionAttack(ABC):
     facts: ClassVar[Facts]
     larger_is_worse: ClassVar[bool]
     """Whether the attack's own measure grows as the explanation gets worse."""
+    weighs_outputs: ClassVar[bool] = False
+    """Whether `on_outputs` is ascended beside the map."""
 
     def __post_init__(self) -> None:
         if self.eps is not None:
@@ -168,9 +170,9 @@ class AttributionAttack(ABC):
         length = self.default_step(eps) if size is None else torch.full_like(eps, size)
         return Steps(batch.inputs, eps, self.norm, model.bounds(batch.inputs.dtype), length)
 
-    def on_outputs(self, logits: Tensor, before: Tensor) -> Tensor | None:
-        """Return what is ascended of the logits beside the map, `(n,)`; None for nothing."""
-        return None
+    def on_outputs(self, logits: Tensor, before: Tensor) -> Tensor:
+        """Return what is ascended of the logits `(n, K)`, and of those of the samples, `(n,)`."""
+        return logits.new_zeros(len(logits))
 
     def measure(self, maps: Tensor, aim: Aim) -> Tensor:
         """Return the criterion of maps `(n, C, H, W)`, `(n,)`, NaN where undefined."""

@@ -51,6 +51,7 @@ class Manipulate(AttributionAttack):
     name: ClassVar[str] = "manipulate"
     facts: ClassVar[Facts] = Facts(cost=f"at most {PASSES} with saliency")
     larger_is_worse: ClassVar[bool] = False
+    weighs_outputs: ClassVar[bool] = True
 
     target: str | Tensor = FARTHEST
     eps: float | Tensor | None = None

@@ -14,7 +14,7 @@ from pytest_triguard.engine.geometry import Norm, ascent, per_row, project, rand
 from pytest_triguard.engine.gradients import input_gradient
 from pytest_triguard.engine.model import Model
 from pytest_triguard.engine.samples import Batch
-from pytest_triguard.engine.second_order import pull_back
+from pytest_triguard.engine.second_order import Functional, pull_back
 from pytest_triguard.engine.smoothing import Surrogate
 
 if TYPE_CHECKING:
@@ -152,6 +152,9 @@ class _Search:
         self.before = known_logits(batch)
         self.predicted = self.before.argmax(1)
         self.maps = self.explained.explain(model, batch)
+        with torch.no_grad():
+            mean = self.explained.gradient_mean(model, batch.rows(slice(0, 1)))
+        self.at_samples = mean.at_samples
         self.aim: Aim = attack.aim(self.maps, batch) | {"maps": self.maps}
         self.original = attack.measure(self.maps, self.aim)
         self.points = batch.inputs.clone()
@@ -180,31 +183,43 @@ class _Search:
         surrogate = Surrogate(self.model, self.attack.beta_at(step))
         batch = replace(self.batch, inputs=points, logits=None)
 
-        def ascended(maps: Tensor, part: slice) -> Tensor:
+        def of_maps(maps: Tensor, part: slice) -> Tensor:
             aim = {name: values[part] for name, values in self.aim.items()}
             return self.attack.objective(shares(maps), aim)
 
+        def of_logits(logits: Tensor, part: slice) -> Tensor:
+            return self.attack.on_outputs(logits, self.before[part])
+
+        # One pass for both does not tell the curvature, which the first step has told by then.
+        apart = not self.at_samples or step == 0
+        weighs = self.attack.weighs_outputs
         pull = pull_back(
-            surrogate, batch, lambda rows: self.explained.gradient_mean(surrogate, rows), ascended
+            surrogate,
+            batch,
+            lambda rows: self.explained.gradient_mean(surrogate, rows),
+            of_maps,
+            of_logits=of_logits if weighs and not apart else None,
         )
-        gradient = self.with_outputs(surrogate, points, pull.gradient)
+        gradient = pull.gradient
+        if weighs and apart:
+            gradient = gradient + self.through_outputs(surrogate, points, of_logits)
+        if apart or not weighs:
+            self.curvature = torch.maximum(self.curvature, pull.curvature)
         self.broken |= gradient.isnan().flatten(1).any(1)
-        self.curvature = torch.maximum(self.curvature, pull.curvature)
         return gradient
 
-    def with_outputs(self, surrogate: Model, points: Tensor, gradient: Tensor) -> Tensor:
-        """Add the gradient of what the attack ascends of the logits."""
-        if self.attack.on_outputs(self.before, self.before) is None:
-            return gradient
+    def through_outputs(self, surrogate: Model, points: Tensor, of_logits: Functional) -> Tensor:
+        """Return the gradient of what the attack ascends of the logits, in passes of its own."""
 
-        def part_of(part: slice) -> Tensor:
-            def ascended(logits: Tensor, _: Tensor) -> Tensor:
-                found = self.attack.on_outputs(logits, self.before[part])
-                return logits.sum(1) * 0 if found is None else found
+        def run(part: slice) -> Tensor:
+            return input_gradient(
+                surrogate,
+                points[part],
+                self.predicted[part],
+                lambda logits, _: of_logits(logits, part),
+            )[0]
 
-            return input_gradient(surrogate, points[part], self.predicted[part], ascended)[0]
-
-        return gradient + torch.cat(self.model.chunk.attempt(part_of, len(points)))
+        return torch.cat(self.model.chunk.attempt(run, len(points)))
 
     def judge(self, points: Tensor) -> None:
         """Keep the points whose map is the worst so far and whose prediction is unchanged."""

@@ -8,15 +8,10 @@ from typing import ClassVar
 from torch import Tensor
 
 from pytest_triguard.attribution_attacks.base import AttributionAttack
-from pytest_triguard.attribution_attacks.search import Aim, shares
+from pytest_triguard.attribution_attacks.search import Aim
 from pytest_triguard.engine.samples import Batch
 from pytest_triguard.facts import PASSES, Facts
-from pytest_triguard.metrics.topk_intersection import (
-    TopKIntersection,
-    check_k,
-    highest,
-    top_count,
-)
+from pytest_triguard.metrics.topk_intersection import TopKIntersection, check_k
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,8 +46,7 @@ class TopK(AttributionAttack):
         Raises:
             InputError: If `k` is larger than the map.
         """
-        pixels = shares(maps).flatten(1)
-        return {"top": highest(pixels, top_count(self.k, pixels.shape[1]))}
+        return {"top": TopKIntersection(k=self.k).top(maps)}
 
     def objective(self, shares: Tensor, aim: Aim) -> Tensor:
         """Return the negative sum of the shares of those pixels."""
@@ -65,4 +59,4 @@ class TopK(AttributionAttack):
 
     def own_measure(self, maps: Tensor, aim: Aim) -> Tensor:
         """Return the top-k intersection."""
-        return TopKIntersection(k=self.k)(aim["maps"], maps)
+        return TopKIntersection(k=self.k).kept(aim["top"], maps)

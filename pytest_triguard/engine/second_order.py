@@ -28,6 +28,11 @@ def as_it_is(values: Tensor, copies: Copies) -> Tensor:
     return values
 
 
+def the_samples(copies: Copies) -> Tensor:
+    """Return the samples: the points at which most maps are taken."""
+    return copies.inputs
+
+
 @dataclass(frozen=True)
 class GradientMean:
     """A map that is a weighted mean over copies of something computed from their gradients.
@@ -46,14 +51,19 @@ class GradientMean:
 
     objective: Objective
     copies: int = 1
-    make: MakeCopies = lambda copies: copies.inputs
+    make: MakeCopies = the_samples
     term: Callable[[Tensor, Copies], Tensor] = as_it_is
     weights: Sequence[float] | None = None
     context: tuple[Tensor, ...] = ()
 
+    @property
+    def at_samples(self) -> bool:
+        """Whether the network is evaluated at each sample itself and nowhere else."""
+        return self.copies == 1 and self.make is the_samples
+
 
 Functional = Callable[[Tensor, slice], Tensor]
-"""From the maps of some of the samples, and which of them, to one number each, `(n,)`."""
+"""From maps or logits of some of the samples, and which of them, to one number each, `(n,)`."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +74,7 @@ class Pull:
         gradient: `(n, C, H, W)` with respect to the samples.
         curvature: `(n,)` largest absolute value of the part that comes from derivatives of
             gradients; where it is 0, the network is linear there, as far as autograd can tell.
+            A function of the logits, where there is one, takes part in it.
     """
 
     gradient: Tensor
@@ -75,6 +86,8 @@ def pull_back(
     batch: Batch,
     describe: Callable[[Batch], GradientMean],
     functional: Functional,
+    *,
+    of_logits: Functional | None = None,
 ) -> Pull:
     """Differentiate a function of the maps of some samples with respect to the samples.
 
@@ -86,6 +99,8 @@ def pull_back(
         batch: Samples on the model's device, with targets.
         describe: What the maps are, for samples that are part of an autograd graph.
         functional: Differentiable, sample by sample.
+        of_logits: Likewise, of the logits at the samples, which is added; it costs nothing more,
+            but asks for maps that are taken at the samples.
 
     Raises:
         ModelError: If autograd cannot differentiate the module twice.
@@ -94,7 +109,7 @@ def pull_back(
         rows = model.chunk.rows
         try:
             with torch.inference_mode(False), torch.enable_grad():
-                return _in_blocks(model, batch, describe, functional)
+                return _in_blocks(model, batch, describe, functional, of_logits)
         except (RuntimeError, MemoryError) as error:
             if rows == 1 or not out_of_memory(error):
                 raise
@@ -102,15 +117,23 @@ def pull_back(
 
 
 def _in_blocks(
-    model: Model, batch: Batch, describe: Callable[[Batch], GradientMean], functional: Functional
+    model: Model,
+    batch: Batch,
+    describe: Callable[[Batch], GradientMean],
+    functional: Functional,
+    of_logits: Functional | None,
 ) -> Pull:
     with torch.no_grad():
-        copies = describe(batch.rows(slice(0, 1))).copies
+        mean = describe(batch.rows(slice(0, 1)))
+    if of_logits is not None and not mean.at_samples:
+        raise TypeError("a function of the logits goes with maps that are taken at the samples")
+    copies = mean.copies
     size = max(1, model.chunk.rows // copies)
     pulls = []
     for start in range(0, len(batch), size):
         part = slice(start, min(start + size, len(batch)))
-        job = _Job(model, batch.rows(part), describe, partial(_of_rows, functional, part))
+        logits = None if of_logits is None else partial(_of_rows, of_logits, part)
+        job = _Job(model, batch.rows(part), describe, partial(_of_rows, functional, part), logits)
         pulls.append(job.pull(copies))
     if len(pulls) == 1:
         return pulls[0]
@@ -120,8 +143,17 @@ def _in_blocks(
     )
 
 
-def _of_rows(functional: Functional, part: slice, maps: Tensor) -> Tensor:
-    return functional(maps, part)
+def _of_rows(functional: Functional, part: slice, values: Tensor) -> Tensor:
+    return functional(values, part)
+
+
+@dataclass(frozen=True)
+class _Sum:
+    """Maps as far as they are summed, and the points and logits of the copies summed last."""
+
+    maps: Tensor
+    points: Tensor
+    logits: Tensor
 
 
 @dataclass(frozen=True)
@@ -132,6 +164,7 @@ class _Job:
     batch: Batch
     describe: Callable[[Batch], GradientMean]
     functional: Callable[[Tensor], Tensor]
+    of_logits: Callable[[Tensor], Tensor] | None
 
     def pull(self, copies: int) -> Pull:
         per_pass = max(1, self.model.chunk.rows // len(self.batch))
@@ -142,7 +175,7 @@ class _Job:
         ]
         maps = torch.zeros_like(self.batch.inputs)
         for numbers in passes:
-            maps += self.summed(self.leaf(), numbers, graph=False)[0].detach()
+            maps += self.summed(self.leaf(), numbers, graph=False).maps.detach()
         maps.requires_grad_()
         (slope,) = torch.autograd.grad(self.functional(maps).sum(), maps)
         parts = [
@@ -162,18 +195,20 @@ class _Job:
     def differentiated(self, numbers: range, functional: Callable[[Tensor], Tensor]) -> Pull:
         """Differentiate a function of the sum over some copies."""
         inputs = self.leaf()
-        maps, points = self.summed(inputs, numbers, graph=True)
-        total = functional(maps).sum()
+        found = self.summed(inputs, numbers, graph=True)
+        total = functional(found.maps).sum()
+        if self.of_logits is not None:
+            total = total + self.of_logits(found.logits).sum()
         flat = torch.zeros_like(inputs)
         if not total.requires_grad:
             return Pull(flat, flat.new_zeros(len(flat)))
-        gradient, through = self.twice(total, inputs, points)
-        self.model.passes.backward += len(points)
+        gradient, through = self.twice(total, inputs, found.points)
+        self.model.passes.backward += len(found.points)
         rows = through.view(len(numbers), len(inputs), -1).abs()
         return Pull(gradient.detach(), rows.amax((0, 2)).detach())
 
-    def summed(self, inputs: Tensor, numbers: range, *, graph: bool) -> tuple[Tensor, Tensor]:
-        """Return the weighted sum of the terms of some copies, and the points of the copies."""
+    def summed(self, inputs: Tensor, numbers: range, *, graph: bool) -> _Sum:
+        """Return the weighted sum of the terms of some copies."""
         batch = replace(self.batch, inputs=inputs)
         if batch.targets is None:
             raise TypeError("an attribution needs targets")
@@ -184,7 +219,8 @@ class _Job:
         made = mean.make(copies)
         points = points_of(made).clone()
         classes = batch.targets.repeat(len(numbers))
-        total = mean.objective(self.model.logits(points), classes).sum()
+        logits = self.model.logits(points)
+        total = mean.objective(logits, classes).sum()
         gradients = torch.zeros_like(points)
         if total.requires_grad:
             (found,) = torch.autograd.grad(total, points, create_graph=graph, allow_unused=True)
@@ -194,9 +230,9 @@ class _Job:
             gradients = made.contributions(gradients, slice(None))
         terms = mean.term(gradients, copies).view(len(numbers), *inputs.shape)
         if mean.weights is None:
-            return terms.sum(0) / mean.copies, points
+            return _Sum(terms.sum(0) / mean.copies, points, logits)
         weighted = [term * mean.weights[copy] for term, copy in zip(terms, numbers, strict=True)]
-        return torch.stack(weighted).sum(0), points
+        return _Sum(torch.stack(weighted).sum(0), points, logits)
 
     def twice(self, total: Tensor, inputs: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
         """Return the derivative with respect to the inputs, and the part through the points."""

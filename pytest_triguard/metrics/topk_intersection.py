@@ -12,6 +12,7 @@ from torch import Tensor
 
 from pytest_triguard.errors import InputError
 from pytest_triguard.facts import Facts
+from pytest_triguard.metrics.base import at_least_single
 from pytest_triguard.metrics.pair import ReducedPair
 from pytest_triguard.validation import number, whole
 
@@ -64,11 +65,24 @@ class TopKIntersection(ReducedPair):
         Raises:
             InputError: If `k` is larger than the map.
         """
-        first, second = self.reduced(maps).flatten(1), self.reduced(others).flatten(1)
-        count = top_count(self.k, first.shape[1])
-        shared = (highest(first, count) & highest(second, count)).sum(1)
-        defined = first.isfinite().all(1) & second.isfinite().all(1)
-        return (shared.to(first.dtype) / count).masked_fill(~defined, math.nan)
+        return self.kept(self.top(maps), others)
+
+    def top(self, maps: Tensor) -> Tensor:
+        """Return which pixels of each map are its highest, `(N, M)` bool; of an undefined map none.
+
+        Raises:
+            InputError: If `k` is larger than the map.
+        """
+        values = self.reduced(maps).flatten(1)
+        found = highest(values, top_count(self.k, values.shape[1]))
+        return found & values.isfinite().all(1, keepdim=True)
+
+    def kept(self, top: Tensor, others: Tensor) -> Tensor:
+        """Return the share of such pixels that are highest in other maps, too, `(N,)`."""
+        found = self.top(others)
+        defined = top.any(1) & found.any(1)
+        shared = (top & found).sum(1).to(at_least_single(others).dtype)
+        return (shared / top_count(self.k, top.shape[1])).masked_fill(~defined, math.nan)
 
 
 def check_k(k: Any, name: str = "k") -> None:

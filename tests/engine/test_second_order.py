@@ -112,9 +112,39 @@ def test_the_chunk_does_not_matter_and_bounds_the_pass(name, chunk):
     rows = []
     subject.module.register_forward_pre_hook(lambda _, given: rows.append(len(given[0])))
     found = pulled(subject, inputs, targets, explained, chunk)
-    assert max(rows[4:]) <= chunk  # after the probe
+    assert max(rows[3:]) <= chunk  # after the probe
     assert torch.allclose(found.gradient, expected.gradient, rtol=1e-9, atol=1e-12)
     assert torch.allclose(found.curvature, expected.curvature, rtol=1e-9)
+
+
+def test_a_function_of_the_logits_goes_along_without_a_pass_of_its_own():
+    subject, inputs, targets = problem("smooth", 3)
+    explained = method("saliency")
+
+    def of_maps(maps, part):
+        return maps.square().sum((1, 2, 3))
+
+    def of_logits(logits, part):
+        return weights(inputs)[part, 0, 0, 0] * logits.square().sum(1)
+
+    with running(subject, inputs, targets=targets) as run:
+        job = (run.model, run.samples.first(), lambda rows: explained.gradient_mean(None, rows))
+        alone = pull_back(*job, of_maps).gradient
+        before = run.model.passes.copy()
+        both = pull_back(*job, of_maps, of_logits=of_logits).gradient
+        assert (run.model.passes - before).to_dict() == {"forward": 3, "backward": 6}
+    points = inputs.clone().requires_grad_()
+    total = of_logits(subject.module(points), slice(None)).sum()
+    assert torch.allclose(both, alone + torch.autograd.grad(total, points)[0], rtol=1e-9)
+
+
+def test_a_function_of_the_logits_asks_for_maps_at_the_samples():
+    subject, inputs, targets = problem("smooth", 3)
+    explained = method("smoothgrad")
+    with running(subject, inputs, targets=targets) as run:
+        job = (run.model, run.samples.first(), lambda rows: explained.gradient_mean(None, rows))
+        with pytest.raises(TypeError, match="taken at the samples"):
+            pull_back(*job, lambda maps, part: maps, of_logits=lambda logits, part: logits)
 
 
 def test_passes_are_counted():
