@@ -8,10 +8,15 @@ from typing import ClassVar
 from torch import Tensor
 
 from pytest_triguard.attribution_attacks.base import AttributionAttack
-from pytest_triguard.attribution_attacks.search import Aim
+from pytest_triguard.attribution_attacks.search import Aim, shares
 from pytest_triguard.engine.samples import Batch
 from pytest_triguard.facts import PASSES, Facts
-from pytest_triguard.metrics.topk_intersection import TopKIntersection, check_k
+from pytest_triguard.metrics.topk_intersection import (
+    TopKIntersection,
+    check_k,
+    highest,
+    top_count,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,11 +51,14 @@ class TopK(AttributionAttack):
         Raises:
             InputError: If `k` is larger than the map.
         """
-        return {"top": TopKIntersection(k=self.k).top(maps)}
+        pixels = shares(maps).flatten(1)
+        pushed = highest(pixels, top_count(self.k, pixels.shape[1]))
+        # A zero map ranks nothing, and yet its stand-in may have something to push.
+        return {"pushed": pushed, "top": TopKIntersection(k=self.k).top(maps)}
 
     def objective(self, shares: Tensor, aim: Aim) -> Tensor:
         """Return the negative sum of the shares of those pixels."""
-        return -(shares.flatten(1) * aim["top"]).sum(1)
+        return -(shares.flatten(1) * aim["pushed"]).sum(1)
 
     @property
     def measured(self) -> str:

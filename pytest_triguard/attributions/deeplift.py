@@ -14,9 +14,10 @@ from torch import Tensor, nn
 from pytest_triguard.attributions.base import known_targets
 from pytest_triguard.attributions.baselined import Complete
 from pytest_triguard.engine.affine import not_affine
+from pytest_triguard.engine.baselines import one_row
 from pytest_triguard.engine.gradients import input_gradient
 from pytest_triguard.engine.model import Model
-from pytest_triguard.engine.rescale import NODES, Rescale
+from pytest_triguard.engine.rescale import NODES, NotByRows, Rescale
 from pytest_triguard.engine.samples import Batch
 from pytest_triguard.errors import ModelError
 from pytest_triguard.facts import PASSES, Facts
@@ -48,7 +49,10 @@ class DeepLIFT(Complete):
     name: ClassVar[str] = "deeplift"
     kind: ClassVar[str] = "integration"
     facts: ClassVar[Facts] = Facts(
-        cost=f"{PASSES}, and 1 forward", sign="signed", axioms=("complete",), checked="Captum"
+        cost=f"{PASSES}, and 1 forward for baselines that differ",
+        sign="signed",
+        axioms=("complete",),
+        checked="Captum",
     )
 
     reused: str = "refuse"
@@ -59,7 +63,7 @@ class DeepLIFT(Complete):
 
     @property
     def passes_per_sample(self) -> int:
-        """One, and a forward pass of the baseline."""
+        """One, and a forward pass of the baseline, unless all samples have the same."""
         return 1
 
     def explain(self, model: Model, batch: Batch) -> Tensor:
@@ -67,12 +71,19 @@ class DeepLIFT(Complete):
         inputs, targets = batch.inputs, known_targets(batch)
         start = self.start(model, batch)
         parts = model.chunk.attempt(
-            lambda part: self._multipliers(model, start[part], inputs[part], targets[part]),
+            lambda part: self._multipliers(model, inputs[part], start[part], targets[part]),
             len(batch),
         )
         return (inputs - start) * (parts[0] if len(parts) == 1 else torch.cat(parts))
 
-    def _multipliers(self, model: Model, start: Tensor, inputs: Tensor, targets: Tensor) -> Tensor:
+    def _multipliers(self, model: Model, inputs: Tensor, start: Tensor, targets: Tensor) -> Tensor:
+        try:
+            return self._against(model, inputs, one_row(start), targets)
+        except NotByRows:
+            return self._against(model, inputs, start, targets)
+
+    def _against(self, model: Model, inputs: Tensor, start: Tensor, targets: Tensor) -> Tensor:
+        """Return the multipliers against a baseline of each sample, or one for all of them."""
         rules = Rescale(self.name)
 
         def objective(logits: Tensor, classes: Tensor) -> Tensor:
@@ -85,9 +96,10 @@ class DeepLIFT(Complete):
                 )
             return total
 
-        with torch.inference_mode(False), torch.enable_grad(), rules.reading():
+        shared = len(start) < len(inputs)
+        with torch.inference_mode(False), torch.enable_grad(), rules.reading(shared=shared):
             logits = model.logits(start.detach().requires_grad_())
-            self.objective(logits, targets)
+            self.objective(logits.expand(len(targets), -1), targets)
         with ExitStack() as stack:
             if self.reused == "refuse":
                 rules.before_rule = stack.enter_context(_called_once(model.module, self.name))

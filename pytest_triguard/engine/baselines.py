@@ -56,7 +56,7 @@ def baseline_inputs(baseline: Baseline, model: Model, batch: Batch, *, seed: int
         seed: Seed of `noise` and `uniform`.
 
     Returns:
-        `(n, C, H, W)` on the model's device.
+        `(n, C, H, W)` on the model's device, one row in memory where all samples have the same.
 
     Raises:
         InputError: If a tensor does not go with the samples.
@@ -65,18 +65,17 @@ def baseline_inputs(baseline: Baseline, model: Model, batch: Batch, *, seed: int
     if isinstance(baseline, Tensor):
         return _given(baseline, batch)
     low, high = model.bounds(inputs.dtype)
+    if baseline in ("zero", "midpoint"):
+        value = torch.zeros_like(low) if baseline == "zero" else (low + high) / 2
+        return torch.minimum(torch.maximum(value, low), high).expand_as(inputs)
     keys = draws.row_keys(batch.keys, seed=seed, method=f"baseline/{baseline}")
     shape = inputs.shape[1:]
-    if baseline == "zero":
-        values = torch.zeros_like(inputs)
-    elif baseline == "blur":
+    if baseline == "blur":
         values = blurred(inputs)
     elif baseline == "noise":
         values = draws.normal(keys, shape, dtype=inputs.dtype) * _NOISE
-    elif baseline == "uniform":
-        values = low + (high - low) * draws.uniform(keys, shape, dtype=inputs.dtype)
     else:
-        values = ((low + high) / 2).expand_as(inputs)
+        values = low + (high - low) * draws.uniform(keys, shape, dtype=inputs.dtype)
     return torch.minimum(torch.maximum(values, low), high)
 
 
@@ -94,6 +93,11 @@ def _given(baseline: Tensor, batch: Batch) -> Tensor:
             )
         baseline = baseline[torch.tensor(batch.positions, device=baseline.device)]
     return baseline.to(inputs.device, inputs.dtype).expand_as(inputs)
+
+
+def one_row(baselines: Tensor) -> Tensor:
+    """Return `(1, C, H, W)` where all samples have the same baseline in memory, else all."""
+    return baselines[:1] if not baselines.stride(0) else baselines
 
 
 def blurred(inputs: Tensor) -> Tensor:

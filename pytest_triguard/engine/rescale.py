@@ -43,6 +43,10 @@ NODES = frozenset({"_Stand", "_Scaled", "_Largest"})
 Run = Callable[[Tensor], Tensor]
 
 
+class NotByRows(Exception):
+    """The network does not keep its samples in the first dimension."""
+
+
 class Rescale(BackwardRules):
     """Rules that know the differences from a reference.
 
@@ -56,15 +60,20 @@ class Rescale(BackwardRules):
     def __init__(self, method: str) -> None:
         super().__init__()
         self._method = method
-        self._reading = False
+        self._reading = self._shared = False
         self._read: list[tuple[str, Tensor, int]] = []
         self._next = 0
         self.before_rule: Callable[[str], None] | None = None
 
     @contextmanager
-    def reading(self) -> Iterator[None]:
-        """Keep what the operators are given by the reference."""
-        self._read, self._next, self._reading = [], 0, True
+    def reading(self, *, shared: bool = False) -> Iterator[None]:
+        """Keep what the operators are given by the reference.
+
+        Args:
+            shared: Whether one row stands for the references of all samples. Where the network
+                does not keep them in the first dimension, its samples will raise `NotByRows`.
+        """
+        self._read, self._next, self._reading, self._shared = [], 0, True, shared
         try:
             with self:
                 yield
@@ -111,7 +120,12 @@ class Rescale(BackwardRules):
         known = self._next < len(self._read)
         other, reference, version = self._read[self._next] if known else ("", values, 0)
         self._next += 1
-        if other != name or reference.shape != values.shape:
+        alike = reference.shape == values.shape
+        if self._shared and other == name and not alike:
+            alike = (1, *values.shape[1:]) == reference.shape
+            if not alike:
+                raise NotByRows
+        if other != name or not alike:
             raise ModelError(
                 f"{self._method} needs the same operators for sample and baseline, but the "
                 f"operator {name} met {other or 'none'}; the network decides by its values"
@@ -210,9 +224,11 @@ def _slope(run: Run, values: Tensor) -> tuple[Tensor, Tensor]:
 
 def _ratio(change: Tensor, values: Tensor, reference: Tensor, slope: Tensor) -> Tensor:
     """Return change by difference, and the slope where the difference is lost in rounding."""
+    # In place as far as it goes: fresh memory would cost more than the arithmetic.
     difference = values - reference
     least = values.abs().mul_(torch.finfo(values.dtype).eps ** 0.75)
-    return torch.where(difference.abs() > least, change / difference, slope)
+    found = torch.abs(difference) > least
+    return torch.where(found, torch.div(change, difference, out=least), slope)
 
 
 class _Stand(torch.autograd.Function):
@@ -268,7 +284,7 @@ class _Largest(torch.autograd.Function):
         (reference,) = ctx.saved_tensors
         own, found = ctx.own, ctx.found
         with torch.enable_grad():
-            reference = reference.detach().requires_grad_()
+            reference = reference.detach().expand_as(own).requires_grad_()
             base = ctx.run(reference)
         top = torch.maximum(found.detach(), base.detach())
         plain, gained, lost = (

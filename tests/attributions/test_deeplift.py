@@ -135,6 +135,32 @@ def test_maps_sum_to_the_change_of_the_output(name):
     assert explained(OTHERS[name])[1].max() < 1e-9
 
 
+FOLDED = {
+    "folded": lambda network, hidden: hidden.flatten(0, 1).sigmoid().view_as(hidden),
+    "batch second": lambda network, hidden: hidden.transpose(0, 1).tanh().transpose(0, 1),
+}
+
+
+@pytest.mark.parametrize("output", ["logit", "probability"])
+@pytest.mark.parametrize("between", (OTHERS | FOLDED).values(), ids=OTHERS | FOLDED)
+def test_one_baseline_for_all_is_that_of_each(between, output):
+    alike = torch.full((3, *SHAPE), 0.5).double()
+    shared, error = explained(between, output=output)
+    assert close(shared, explained(between, output=output, baseline=alike)[0], 1e-9)
+    assert error.max() < 1e-9
+
+
+@pytest.mark.parametrize("between", ["functional", "folded"])
+def test_one_baseline_for_all_goes_forward_once(between):
+    network = Written((WAYS | FOLDED)[between])
+    rows = []
+    network.register_forward_pre_hook(lambda _, given: rows.append(len(given[0])))
+    attributions.get("deeplift")(Classifier(network), images(SHAPE, 4), 1)
+    # A network whose samples share a dimension with something else is given one for each.
+    expected = [1, 4] if between == "functional" else [1, 4, 4, 4]
+    assert rows[-len(expected) :] == expected
+
+
 @pytest.mark.parametrize("output", ["logit", "probability", "log_probability", "contrast"])
 @pytest.mark.parametrize("name", SHAPES)
 def test_maps_sum_to_the_change_of_every_output(name, output):

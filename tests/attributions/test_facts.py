@@ -11,7 +11,7 @@ from pytest_triguard.running import running
 from tests.attributions.table import TABLE, close, every_row
 from tests.networks import CLASSES, SHAPES, bare, problem
 
-MORE = {"attention_rollout": (0, -1), "deeplift": (1, 0), "grad_cam": (0, -1)}
+MORE = {"attention_rollout": (0, -1), "grad_cam": (0, -1)}
 """Forward and backward passes of a sample, beyond one of each for every one in the lists."""
 
 
