@@ -137,7 +137,7 @@ class Substitution:
         self._known = known or {}
         self._links: dict[Hashable, _Link] = {}
         self._quality: dict[Hashable, int] = {INPUT: _INDEPENDENT}
-        self._tightening = Tightening(self)
+        self._tightened: dict[Hashable, Tensor] = {}
         self._keys: dict[int, Hashable] = {}
         self._alive: list[Interval] = []
         self._rectifiers: dict[Hashable, Call] = {}
@@ -263,7 +263,7 @@ class Substitution:
             if self.composed:
                 return self._tied(call, key, self._compose(call, key, solve))
         if solve is not None and call.rule.open is not None:
-            self._tightening.arguments(call, solve)
+            Tightening(self, self._tightened).arguments(call, solve)
             call = self._current(call)
         value = self._relax(call, key)
         return value if isinstance(value, tuple) else self._tied(call, key, value)
@@ -377,20 +377,20 @@ class Substitution:
 
     def _current(self, call: Call) -> Call:
         """Return a call with the tightest bounds of its arguments."""
-
-        def newest(value: Any) -> Any:
-            if isinstance(value, Interval):
-                return self.bounds[self._keys[id(value)]]
-            if isinstance(value, tuple | list):
-                return type(value)(newest(each) for each in value)
-            return value
-
         return Call(
             call.node,
             call.rule,
-            tuple(map(newest, call.args)),
-            {name: newest(value) for name, value in call.kwargs.items()},
+            tuple(map(self._newest, call.args)),
+            {name: self._newest(value) for name, value in call.kwargs.items()},
         )
+
+    def _newest(self, value: Any) -> Any:
+        """Return an argument with the tightest bounds that are known of it."""
+        if isinstance(value, Interval):
+            return self.bounds[self._keys[id(value)]]
+        if isinstance(value, tuple | list):
+            return type(value)(map(self._newest, value))
+        return value
 
     def _quality_of(self, call: Call, value: Interval) -> int:
         arguments = list(intervals_in(call.args, call.kwargs))

@@ -30,12 +30,13 @@ class Tightening:
     places together.
 
     Args:
-        walk: The walk.
+        walk: The walk, which must not keep this: its bounds would wait for the garbage collector.
+        done: Elements that were tightened before, by key; those to come are added.
     """
 
-    def __init__(self, walk: Substitution) -> None:
+    def __init__(self, walk: Substitution, done: dict[Hashable, Tensor]) -> None:
         self.walk = walk
-        self._done: dict[Hashable, Tensor] = {}
+        self._done = done
 
     def arguments(self, call: Call, solve: Solve) -> None:
         """Tighten the arguments that an operator wants tighter, unless they are exact."""
