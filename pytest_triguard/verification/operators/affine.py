@@ -19,6 +19,7 @@ from torch.nn.grad import conv2d_input
 
 from pytest_triguard.verification import rounding
 from pytest_triguard.verification.intervals import ROOM, Ball, Interval, per_sample
+from pytest_triguard.verification.operators.phases import Phases
 from pytest_triguard.verification.operators.rule import Keep, Unsupported
 from pytest_triguard.verification.operators.scaling import statistics
 from pytest_triguard.verification.relaxations import Affine, Kernel, flat_rows
@@ -37,7 +38,8 @@ class Product:
 
     Attributes:
         apply: From input, weights and bias to output.
-        transpose: From rows `(M, *shape of the output)` and weights to rows on the input.
+        transpose: From rows `(M, *shape of the output)`, weights and their phases to rows on the
+            input.
         fan_in: Number of products in a sum.
         fan_out: Number of products in a sum of the transpose.
         outputs: Number of elements of a bias.
@@ -46,18 +48,20 @@ class Product:
             the two in each sum, shaped to go with the output.
         channels: Shape in which a bias goes with the output.
         sliding: The transpose for rows in windows, where there is one.
+        phases: From weights to their phases, or to None where they are of no use.
         norms: From magnitudes of the weights to the sum of those behind each output or channel.
     """
 
     apply: Callable[[Tensor, Tensor, Tensor | None], Tensor]
-    transpose: Callable[[Tensor, Tensor], Tensor]
+    transpose: Callable[[Tensor, Tensor, Phases | None], Tensor]
     fan_in: int
     fan_out: int
     outputs: int
     elements: int
     largest: Callable[[Tensor, Tensor], Tensor]
     channels: tuple[int, ...] = (-1,)
-    sliding: Callable[[Windowed, Tensor], Windowed] | None = None
+    sliding: Callable[[Windowed, Tensor, Phases | None], Windowed] | None = None
+    phases: Callable[[Tensor], Phases | None] = lambda weights: None
     norms: Callable[[Tensor], Tensor] = lambda magnitudes: magnitudes.flatten(1).sum(1)
 
 
@@ -89,9 +93,13 @@ def _linear_product(input: Interval, weight: Tensor) -> Product:
     def largest(magnitudes: Tensor, scale: Tensor) -> Tensor:
         return (magnitudes * scale.amax(tuple(range(scale.ndim - 1)))).amax(1)
 
+    def transpose(rows: Tensor, weights: Tensor, phases: Phases | None) -> Tensor:
+        del phases
+        return rows @ weights
+
     outputs, inputs = weight.shape
     elements = input.shape[1:-1].numel() * outputs
-    return Product(functional.linear, torch.matmul, inputs, outputs, outputs, elements, largest)
+    return Product(functional.linear, transpose, inputs, outputs, outputs, elements, largest)
 
 
 def conv2d(
@@ -164,10 +172,17 @@ def _conv2d_product(
     def apply(values: Tensor, weights: Tensor, offset: Tensor | None) -> Tensor:
         return functional.conv2d(values, weights, offset, stride, padding, dilation, groups)
 
-    def transpose(rows: Tensor, weights: Tensor) -> Tensor:
-        return _conv2d_transpose(rows, weights, input.shape[2:], stride, padding, dilation, groups)
+    def phases(weights: Tensor) -> Phases | None:
+        plain = groups == 1 and _pair(dilation) == (1, 1)
+        return Phases.of(weights, _pair(stride)) if plain else None
 
-    def sliding(rows: Windowed, weights: Tensor) -> Windowed:
+    def transpose(rows: Tensor, weights: Tensor, arranged: Phases | None) -> Tensor:
+        size = input.shape[2:]
+        if arranged is not None and not torch.is_grad_enabled():
+            return arranged.back(rows, _pair(size), _reach(weights, (1, 1), padding)[1])
+        return _conv2d_transpose(rows, weights, size, stride, padding, dilation, groups)
+
+    def sliding(rows: Windowed, weights: Tensor, arranged: Phases | None) -> Windowed:
         return _conv2d_sliding(rows, weights, input.shape[2:], stride, padding, dilation, groups)
 
     def largest(magnitudes: Tensor, scale: Tensor) -> Tensor:
@@ -178,7 +193,9 @@ def _conv2d_product(
     fan_in, fan_out = weight.shape[1:].numel(), weight.numel() // (weight.shape[1] * groups)
     outputs, shape = len(weight), (-1, 1, 1)
     elements = outputs * _places(input.shape[2:], weight, stride, padding, dilation)
-    return Product(apply, transpose, fan_in, fan_out, outputs, elements, largest, shape, sliding)
+    return Product(
+        apply, transpose, fan_in, fan_out, outputs, elements, largest, shape, sliding, phases
+    )
 
 
 def _places(size: torch.Size, weight: Tensor, stride: Any, padding: Any, dilation: Any) -> int:
@@ -383,6 +400,7 @@ class Rows:
         offset: The bias, shaped to go with the result, or None.
         share: Of the argument's largest magnitude that is rounded per unit of a coefficient.
         floor: What else is rounded, or None.
+        phases: The weights as a faster transpose takes them, or None.
         size: Bytes that they take beside the module.
     """
 
@@ -390,6 +408,7 @@ class Rows:
     offset: Tensor | None
     share: Tensor
     floor: Tensor | None
+    phases: Phases | None
     size: int
 
     @staticmethod
@@ -404,7 +423,9 @@ class Rows:
         floor = None
         if offset is not None:
             floor = offset.abs() * (2 * rounding.gamma(product.elements, dtype))
-        return Rows(exact, offset, share, floor, 0 if exact is weight else exact.nbytes)
+        phases = product.phases(exact)
+        size = (0 if exact is weight else exact.nbytes) + (0 if phases is None else phases.nbytes)
+        return Rows(exact, offset, share, floor, phases, size)
 
 
 def relaxed(
@@ -423,10 +444,12 @@ def relaxed(
     error = known.share * per_sample(input.largest.detach(), input.lower)
     return Affine(
         input,
-        lambda rows: flat_rows(rows, lambda flat: product.transpose(flat, known.exact)),
+        lambda rows: flat_rows(
+            rows, lambda flat: product.transpose(flat, known.exact, known.phases)
+        ),
         known.offset,
         error if known.floor is None else error.add_(known.floor),
-        None if slide is None else lambda rows: slide(rows, known.exact),
+        None if slide is None else lambda rows: slide(rows, known.exact, known.phases),
     )
 
 
