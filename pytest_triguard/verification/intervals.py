@@ -8,6 +8,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from pytest_triguard.verification import rounding
 
@@ -167,6 +168,16 @@ class Interval:
             ball = Ball(change(ball.centre), change(scale), ball.radius, ball.norm)
         lower, upper = self._ends
         return Interval(change(lower), change(upper), ball, positive=self.positive)
+
+    def rectified(self) -> Interval:
+        """Return the larger of the value and zero, whose magnitude is no larger."""
+        if self._ends is None:
+            lower, upper = self.fresh_ends()
+            return Interval(lower.clamp_min_(0), upper.clamp_min_(0), positive=True)
+        lower, upper = (functional.relu(end) for end in self._ends)
+        found = Interval(lower, upper, positive=True)
+        found._largest = self._largest
+        return found
 
     def monotone(self, function: Callable[[Tensor], Tensor]) -> Interval:
         """Return the value after a function that never falls and that is computed exactly.

@@ -402,6 +402,8 @@ def dot(rows: Tensor, values: Tensor) -> Tensor:
         raise ValueError(f"rows {tuple(rows.shape)} do not go with values {tuple(values.shape)}")
     if values.shape[1] > 1:
         return (rows * values).flatten(2).sum(2)
+    if values.ndim == rows.ndim > 3 and values.shape[3:].numel() == 1:
+        rows, values = rows.flatten(3).sum(3), values.flatten(2)  # one for each channel
     if values.shape[2:] != rows.shape[2:]:
         values = values.expand(values.shape[0], 1, *rows.shape[2:])
     flat, full = rows.flatten(2), values.flatten(2)

@@ -29,8 +29,8 @@ class Tunable:
         chord: `(N, *shape)` share of the line above: 0 where only the part below zero counts, 1
             where only that above does.
         height: `(N, *shape)` offset above.
-        reach: `(N, *shape)` the largest magnitude of the argument; zero where no slope counts. None
-            where what is rounded is paid for in the offsets.
+        reach: `(N, *shape)` the largest magnitude of the argument. None where what is rounded is
+            paid for in the offsets.
         depth: `(N, *shape)` offset below, negated, where what is rounded is paid for.
     """
 
@@ -56,11 +56,23 @@ class Tunable:
         offset above may be too low by as much; a constant is two dot products as long as the value
         has elements.
         """
-        return None if self.reach is None else self._paid(self.reach)
+        return None if self.reach is None else self._paid(self.reach, None, 1.0)
 
-    def _paid(self, reach: Tensor) -> Tensor:
+    def _paid(self, reach: Tensor, before: Tensor | None, growth: float) -> Tensor:
+        """Return a bound on what is rounded, and on what is off in the argument, times a factor.
+
+        Where the argument stays below a kink to a slope of zero, nothing counts.
+        """
         unit = rounding.roundoff(reach.dtype)
-        return (reach * (32 * unit)).add_(self.height, alpha=self._dots + 16 * unit)
+        floor = 128 * rounding.tiny(reach.dtype)
+        share = 32 * unit * growth
+        if before is None:
+            paid = (reach * share).add_(floor)
+        else:
+            paid = torch.add((before + floor) * growth, reach, alpha=share)
+        if not self.least:
+            paid.mul_(self.input.upper > 0)
+        return paid.add_(self.height, alpha=(self._dots + 16 * unit) * growth)
 
     @property
     def _dots(self) -> float:
@@ -85,13 +97,10 @@ class Tunable:
         """
         if self.reach is None:
             raise TypeError("what is rounded is paid for once")
-        depth = self._paid(self.reach)
-        if before is not None:
-            # Where the argument stays below a kink to a slope of zero, it does not count.
-            depth += before if self.least else before * (self.input.upper > 0)
+        growth = 1 + self._dots + 8 * rounding.roundoff(self.reach.dtype)
+        depth = self._paid(self.reach, before, growth)
         if error is not None:
-            depth += error
-        depth *= 1 + self._dots + 8 * rounding.roundoff(depth.dtype)
+            depth += error * growth
         return replace(self, height=self.height + depth, depth=depth, reach=None)
 
     def back(self, rows: Tensor, share: Tensor | None = None) -> tuple[Carried, Tensor | None]:

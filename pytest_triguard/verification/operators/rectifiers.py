@@ -14,10 +14,7 @@ from pytest_triguard.verification.tunable import Tunable
 def relu(input: Interval, inplace: bool = False) -> Interval:
     """Bounds of `functional.relu`, which rounds nothing."""
     del inplace
-    if not input.is_centred:
-        return Interval(functional.relu(input.lower), functional.relu(input.upper), positive=True)
-    lower, upper = input.fresh_ends()
-    return Interval(lower.clamp_min_(0), upper.clamp_min_(0), positive=True)
+    return input.rectified()
 
 
 def relu_relaxation(input: Interval, inplace: bool = False) -> Tunable:
@@ -57,13 +54,12 @@ def leaky_relu_relaxation(
     del inplace
     if not 0 <= negative_slope <= 1:
         raise Unsupported(f"negative_slope={negative_slope}")
-    least, tiny = negative_slope, rounding.tiny(input.dtype)
+    least = negative_slope
     low, high = input.lower.clamp_max(0), input.upper.clamp_min(0)
-    reach = high - low
-    chord = high / reach.clamp_min(tiny)
-    height = chord * low * (least - 1)
-    reach.add_(4 * tiny / rounding.roundoff(input.dtype))
-    return Tunable(input, least, chord, height, reach if least else reach.mul_(input.upper > 0))
+    reach = (high - low).add_(rounding.tiny(input.dtype))
+    chord = high.div_(reach)
+    height = low.mul_(chord).mul_(least - 1)
+    return Tunable(input, least, chord, height, reach)
 
 
 def leaky_relu_open(
