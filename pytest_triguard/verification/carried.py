@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pytest_triguard.verification import rounding
 from pytest_triguard.verification.intervals import Interval
-from pytest_triguard.verification.relaxations import Relaxation, Slid, dot, magnitudes
+from pytest_triguard.verification.relaxations import Affine, Relaxation, Slid, dot, magnitudes
 from pytest_triguard.verification.tunable import Tunable
 from pytest_triguard.verification.windows import Windowed, merged, whole
 
@@ -33,9 +33,20 @@ def merge(
 
 
 def back(
-    relaxation: Relaxation, rows: Tensor | Windowed, choice: Tensor | None
+    relaxation: Relaxation,
+    rows: Tensor | Windowed,
+    choice: Tensor | None,
+    *,
+    owned: bool = False,
 ) -> tuple[Sequence[tuple[Interval, Tensor | Windowed]], Tensor | None]:
-    """Carry rows back, in windows where the operator slides and they are clearly smaller."""
+    """Carry rows back, in windows where the operator slides and they are clearly smaller.
+
+    Args:
+        relaxation: The operator.
+        rows: Coefficients on its result.
+        choice: Shares for a tunable relaxation, or None for its own.
+        owned: Whether nothing else reads the rows, so that they may be overwritten.
+    """
     if isinstance(rows, Windowed) and rows.grid.pays:
         slide = getattr(relaxation, "slide", None)
         slid: Slid | None = None
@@ -45,9 +56,18 @@ def back(
             slid = slide(rows)
         if slid is not None:
             return slid
-    if choice is not None and isinstance(relaxation, Tunable):
-        return relaxation.back(whole(rows), choice)
+    if isinstance(relaxation, Tunable):
+        full = whole(rows)
+        plain = choice is None and relaxation.rectifies and not torch.is_grad_enabled()
+        if owned and plain and full.is_contiguous():
+            return relaxation.overwrite(full)
+        return relaxation.back(full, choice)
     return relaxation.back(whole(rows))
+
+
+def fresh(relaxation: Relaxation) -> bool:
+    """Return whether rows that were carried back share no memory with those before."""
+    return isinstance(relaxation, Affine) and relaxation.fresh
 
 
 def absolute_dot(rows: Tensor | Windowed, error: Tensor) -> Tensor:

@@ -82,6 +82,7 @@ class Affine:
         error: Per unit of a coefficient, `(N or 1, *shape)`, or None where nothing is rounded.
         sliding: The transpose for rows in windows, or None where there is none.
         kernel: What it is a convolution with, or None where it is not known as one.
+        fresh: Whether what `transpose` returns shares no memory with the rows.
     """
 
     piecewise: ClassVar[bool] = True
@@ -92,6 +93,7 @@ class Affine:
     error: Tensor | None = None
     sliding: Callable[[Windowed], Windowed] | None = None
     kernel: Kernel | None = None
+    fresh: bool = False
 
     def back(self, rows: Tensor) -> tuple[Carried, Tensor | None]:
         """Carry rows on the result back to the argument."""

@@ -30,12 +30,7 @@ from pytest_triguard.verification.intervals import Interval, both
 from pytest_triguard.verification.least import least_over
 from pytest_triguard.verification.network import Call, Head, Network, intervals_in
 from pytest_triguard.verification.operators import Rule
-from pytest_triguard.verification.relaxations import (
-    Affine,
-    Band,
-    Relaxation,
-    Scale,
-)
+from pytest_triguard.verification.relaxations import Affine, Band, Relaxation, Scale
 from pytest_triguard.verification.ties import Origin
 from pytest_triguard.verification.tightening import Solve, Tightening
 from pytest_triguard.verification.tunable import Tunable
@@ -444,6 +439,7 @@ class Substitution:
         merges: dict[Hashable, int] = {}
         constants: list[Tensor] = []
         reached, held, owed = False, 1, {key, *plan.multipliers}
+        owned: set[Hashable] = set()  # what is pending there is read by nothing else
         for each in [*reversed(self._links), INPUT]:
             reached = reached or each == key
             if reached and each in plan.multipliers:
@@ -462,10 +458,14 @@ class Substitution:
             if plan.seen is not None:
                 plan.seen[each] = here
             step = link.relaxation
-            parts, constant = carried.back(step, here, plan.choice(each, step, here))
+            free = each in owned and each not in plan.multipliers and plan.seen is None
+            parts, constant = carried.back(step, here, plan.choice(each, step, here), owned=free)
             constants += [] if constant is None else [constant]
+            own = len(parts) == 1 and (free or carried.fresh(step))
             for value, part in parts:
                 source = self._keys[id(value)]
+                if own and source not in pending:
+                    owned.add(source)
                 carried.merge(pending, merges, constants, source, part, self.bounds[source])
                 if link.paid != source:
                     owed.add(source)

@@ -15,6 +15,9 @@ from pytest_triguard.verification.intervals import Interval
 from pytest_triguard.verification.relaxations import Carried, Slid, between, positive
 from pytest_triguard.verification.windows import Windowed
 
+_CACHED = 2**15
+"""Coefficients that are overwritten together: they stay in the cache."""
+
 
 @dataclass(frozen=True)
 class Tunable:
@@ -106,14 +109,33 @@ class Tunable:
     def back(self, rows: Tensor, share: Tensor | None = None) -> tuple[Carried, Tensor | None]:
         """Carry rows back with the choice at the start, or with shares `(N, S, *shape)`."""
         above = positive(rows, 2)
-        constant = self._constant(rows.flatten(2), above.flatten(2))
+        constant = self._constant(rows.flatten(2), above.flatten(2), slice(None))
         upper = self.chord.unsqueeze(1)
         lower = self.start.unsqueeze(1) if share is None else self._chosen(share, torch.unsqueeze)
         return [(self.input, self._joined(rows, above, lower, upper))], constant
 
-    def _constant(self, rows: Tensor, above: Tensor) -> Tensor:
-        """Return the constant for rows `(N, S, elements)` and their positive parts, `(N, S)`."""
-        height, drop = (each.flatten(1).unsqueeze(2) for each in (self.height, self._drop))
+    def overwrite(self, rows: Tensor) -> tuple[Carried, Tensor | None]:
+        """Carry rows of a ReLU back in their own memory, a few samples at a time."""
+        lower, upper = (self.start - self.chord).unsqueeze(1), self.chord.unsqueeze(1)
+        constant = rows.new_empty(rows.shape[:2])
+        step = max(1, _CACHED // max(1, rows[0].numel()))
+        for begin in range(0, len(rows), step):
+            few = slice(begin, begin + step)
+            some = rows[few]
+            above = some.clamp_min(0)
+            constant[few] = self._constant(some.flatten(2), above.flatten(2), few)
+            some.mul_(upper[few]).addcmul_(above, lower[few])
+        return [(self.input, rows)], constant
+
+    def _constant(self, rows: Tensor, above: Tensor, few: slice) -> Tensor:
+        """Return the constant, `(n, S)`, for rows of a few samples and their positive parts.
+
+        Args:
+            rows: `(n, S, elements)`.
+            above: Likewise.
+            few: Which samples they are of.
+        """
+        height, drop = (each[few].flatten(1).unsqueeze(2) for each in (self.height, self._drop))
         return torch.baddbmm(torch.bmm(rows, height), above, drop, alpha=-1).squeeze(2)
 
     def slide(self, rows: Windowed, share: Tensor | None = None) -> Slid:
@@ -128,7 +150,7 @@ class Tunable:
         carried = self._joined(rows.rows, above, lower, cut(self.chord, 1))
         return [(self.input, Windowed(carried, rows.grid, clean=True))], constant
 
-    @property
+    @cached_property
     def _drop(self) -> Tensor:
         """How far the offset above is over that below."""
         return self.height if self.depth is None else self.height + self.depth

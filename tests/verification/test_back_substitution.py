@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from itertools import product
 
 import pytest
@@ -16,6 +17,7 @@ from pytest_triguard.verification.network import Network
 from pytest_triguard.verification.operators import affine
 from pytest_triguard.verification.relaxations import between, largest, magnitudes, positive
 from pytest_triguard.verification.substitution import Substitution, plainly
+from pytest_triguard.verification.tunable import Tunable
 from pytest_triguard.verification.windows import Grid, Windowed
 from tests.verification.peer import needs_peer, peer_bounds
 from tests.verification.zoo import ZOO, images, network, problem
@@ -109,10 +111,10 @@ def test_what_is_held_at_a_time_is_bounded(monkeypatch):
     sizes = []
     back = carried.back
 
-    def watched(relaxation, rows, choice):
+    def watched(relaxation, rows, choice, **options):
         held = rows.rows if isinstance(rows, Windowed) else rows
         sizes.append(held.numel())
-        return back(relaxation, rows, choice)
+        return back(relaxation, rows, choice, **options)
 
     monkeypatch.setattr(carried, "back", watched)
     monkeypatch.setattr(crown, "HELD", 4096)
@@ -222,3 +224,41 @@ def test_a_domain_budget_bounds_the_search():
     assert few < many
     for one, two in zip(spent[0].status, spent[1].status, strict=True):
         assert one in (two, "unknown")
+
+
+class Shared(torch.nn.Module):
+    """Two ReLUs, one behind a sum that reads the value of the other as it is."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = (torch.nn.Conv2d(1, 1, 3, padding=1) for _ in range(2))
+        self.last = torch.nn.Linear(36, 3)
+
+    def forward(self, images):
+        first = self.first(images)
+        return self.last((first.relu() + (first.relu() + self.second(images)).relu()).flatten(1))
+
+
+def test_rows_are_overwritten_only_where_nothing_else_reads_them(monkeypatch):
+    """The bounds are those without overwriting, and what is handed in stays as it was."""
+    torch.manual_seed(0)
+    subject = torch.nn.Sequential(Shared().double(), torch.nn.ReLU()).eval()
+    clean = torch.rand(3, 1, 6, 6).double()
+    box = Classifier(subject), clean - 0.1, clean + 0.1
+    found = verification.bounds(*box, method="crown")
+    monkeypatch.setattr(Tunable, "overwrite", Tunable.back)
+    wanted = verification.bounds(*box, method="crown")
+    for ours, plain in zip(found, wanted, strict=True):
+        torch.testing.assert_close(ours, plain, rtol=1e-12, atol=1e-12)
+
+
+def test_a_walk_is_freed_when_it_ends():
+    """Nothing waits for the garbage collector, which would hold the bounds of several walks."""
+    subject, *box = boxes("convolutional head", count=1)
+    gc.collect()
+    gc.disable()
+    try:
+        verification.bounds(subject, *box, method="crown")
+        assert not [each for each in gc.get_objects() if type(each) is Substitution]
+    finally:
+        gc.enable()

@@ -28,7 +28,7 @@ from pytest_triguard.verification.windows import Windowed
 _MUCH = 0.25
 """Largest relative error of a sum that is worth a bound."""
 
-_PRODUCTS = 2**18
+_PRODUCTS = 2**16
 """Products of a transposed convolution that are held at a time."""
 
 
@@ -450,6 +450,7 @@ def relaxed(
         known.offset,
         error if known.floor is None else error.add_(known.floor),
         None if slide is None else lambda rows: slide(rows, known.exact, known.phases),
+        fresh=True,
     )
 
 

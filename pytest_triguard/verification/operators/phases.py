@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from pytest_triguard.engine.devices import is_host
 
-_HELD = 2**17
+_HELD = 2**16
 """Numbers that are worked on at a time: they stay in the cache."""
 
 _CHANNELS = 8
