@@ -8,6 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from pytest_triguard.engine.devices import is_host
 from pytest_triguard.verification.ibp import interval_margin
 from pytest_triguard.verification.intervals import Interval
 from pytest_triguard.verification.methods import Effort, Margins
@@ -20,6 +21,11 @@ _ROWS = 16
 """Rows of each sample that are held together at least."""
 _DECIDES = 1e-3
 """Share of the largest logit above which no slack decides."""
+
+_TOGETHER = 2**14
+"""Elements of the widest value that a processor tightens of all samples together. Every sample's
+bounds are tightened in as many places as those of the sample with the most; where one sample's rows
+fill the memory that is held, others beside it bring nothing else."""
 
 HELD = 2**21
 """Elements of rows held at a time: memory is a few times that, whatever the network. Blocks of this
@@ -83,6 +89,13 @@ class Crown(CrownIBP):
 
     name: ClassVar[str] = "crown"
     tighten: ClassVar[bool] = True
+
+    def samples(self, network: Network) -> int:
+        """Return how many samples may be bounded at once."""
+        most = super().samples(network)
+        if not is_host(network.model.device):
+            return most
+        return min(most, max(1, _TOGETHER // network.widest))
 
 
 def matrix(rows: Rows, logits: Interval) -> Tensor:

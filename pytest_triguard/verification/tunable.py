@@ -118,7 +118,7 @@ class Tunable:
         """Carry rows of a ReLU back in their own memory, a few samples at a time."""
         lower, upper = (self.start - self.chord).unsqueeze(1), self.chord.unsqueeze(1)
         constant = rows.new_empty(rows.shape[:2])
-        step = max(1, _CACHED // max(1, rows[0].numel()))
+        step = max(1, _CACHED // max(1, rows.shape[1:].numel()))
         for begin in range(0, len(rows), step):
             few = slice(begin, begin + step)
             some = rows[few]
