@@ -40,7 +40,7 @@ TRANSFERABLE: dict[str, dict[str, Any]] = {
 
 EXPLANATIONS = ("topk", "mass_center", "targeted", "manipulate")
 _BETA = 10.0
-_ASCENTS = 5
+_ASCENTS = 20
 _SHARES = (0.1, 0.25, 0.5, 0.75, 0.9, 1.0)
 """Shares of the images that fall at the radii of the curve."""
 _COPIES, _CHUNK = 20, 4
@@ -48,8 +48,9 @@ _COPIES, _CHUNK = 20, 4
 
 def measure(plan: Plan) -> Iterator[Row]:
     """Yield each attack's share of its limit, then the curve, the memory and other libraries."""
-    for name, few in TRANSFERABLE.items():
-        yield _transferable(plan, name, few)
+    for kind, count in (("small_cnn", plan.cnn_images), ("resnet18", plan.resnet_images // 2)):
+        for name, few in TRANSFERABLE.items():
+            yield _transferable(plan, kind, count, name, few)
     for name in EXPLANATIONS:
         yield _explanation(plan, name)
     found = falling(plan)
@@ -58,20 +59,24 @@ def measure(plan: Plan) -> Iterator[Row]:
     yield from rivals.measure(plan, found)
 
 
-def _transferable(plan: Plan, name: str, few: dict[str, Any]) -> Row:
-    module = network("small_cnn")
-    inputs, labels = images("small_cnn", plan.cnn_images)
+def _transferable(plan: Plan, kind: str, count: int, name: str, few: dict[str, Any]) -> Row:
+    module = network(kind)
+    inputs, labels = images(kind, count)
     bare = Bare(module, inputs, labels, cross_entropy)
     batch = bare.best_batch()
     classifier = Classifier(module)
     chunk = warmed(classifier, inputs)
     attack = attacks.get(name, **few)
     passes = attack.passes_per_sample
-    found = pairs(
-        lambda: bare.run(passes, batch), lambda: attack(classifier, inputs, labels), plan.pairs
-    )
+
+    def loop() -> None:
+        bare.run(passes, batch)
+        bare.predict(batch)
+
+    found = pairs(loop, lambda: attack(classifier, inputs, labels), plan.pairs)
     return Row(
-        f"{name}, {passes} passes, small_cnn, {len(inputs)} images: throughput / bare loop",
+        f"{name}, {passes} passes and a prediction, {kind}, {len(inputs)} images: throughput / "
+        "bare loop",
         found.clock,
         ">= 0.95",
         found.processor,
@@ -102,7 +107,7 @@ def twice(module: nn.Sequential, inputs: Tensor, classes: Tensor, steps: int, ba
 
 def _explanation(plan: Plan, name: str) -> Row:
     module = network("small_cnn")
-    inputs, _ = images("small_cnn", plan.cnn_images // 2)
+    inputs, _ = images("small_cnn", plan.cnn_images // 8)
     classifier = Classifier(module)
     chunk = warmed(classifier, inputs)
     classes = module(inputs).argmax(1)

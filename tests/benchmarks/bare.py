@@ -34,6 +34,12 @@ class Bare:
                 total = self.objective(self.module(points), classes).sum()
                 torch.autograd.grad(total, points)
 
+    @torch.no_grad()
+    def predict(self, batch: int) -> None:
+        """Pass every image forward once."""
+        for inputs in self.inputs.split(batch):
+            self.module(inputs)
+
     def best_batch(self, sizes: Sequence[int] = SIZES) -> int:
         """Return the batch size with the shortest time per image, found in interleaved rounds."""
         best, fewest = dict.fromkeys(sizes, float("inf")), min(64, max(sizes))
