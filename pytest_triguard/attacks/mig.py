@@ -84,7 +84,9 @@ class MIG(MomentumSteps):
         """Start without momentum, with each sample's baseline."""
         super().begin(model, rows)
         batch = Batch(tuple(rows.positions), tuple(rows.ids), rows["keys"], rows["clean"])
-        rows["baseline"] = baseline_inputs(self.baseline, model, batch, seed=self.drawn_seed)
+        start = baseline_inputs(self.baseline, model, batch, seed=self.drawn_seed)
+        # Rows are overwritten in place later, and a baseline of all samples is one row in memory.
+        rows["baseline"] = start.clone(memory_format=torch.contiguous_format)
 
     def gradient(self, model: Model, rows: Rows) -> Tensor:
         """Return the integrated gradient, `(n, C, H, W)`, smoothed where there is a kernel."""

@@ -292,6 +292,17 @@ def test_mig_integrates_the_gradient_of_the_probability(weights, baseline):
         assert torch.allclose(estimate, (at - start) * mean, rtol=0, atol=1e-10)
 
 
+@pytest.mark.parametrize("chunk", [1, 2])
+def test_mig_leaves_a_baseline_of_all_samples_as_it_is_while_places_are_refilled(chunk):
+    subject, inputs, labels = problem("conv", 5)
+    baseline = torch.full_like(inputs[0], 0.25)
+    with with_settings(chunk=chunk):
+        found = attacks.get("mig", steps=2, points=2, baseline=baseline)(subject, inputs, labels)
+    of_each = attacks.get("mig", steps=2, points=2, baseline=baseline.expand_as(inputs).clone())
+    assert alike(found, of_each(subject, inputs, labels), 1e-12)
+    assert (baseline == 0.25).all()
+
+
 def test_mig_of_one_point_follows_the_attribution_of_the_probability():
     subject, inputs, labels = problem("conv", 4)
     found = attacks.get("mig", eps=0.01, steps=1, points=1)(subject, inputs, labels)
