@@ -41,7 +41,8 @@ def probe(model: Model, inputs: Tensor, *, may_draw: bool = False) -> None:
         alone = _twice_alone(model, row)
     name = type(model.module).__name__
     # The second row of the company is no sample of the user's.
-    if not bool(company[::2].isfinite().all()):
+    given = torch.cat([company[::2], *(alone or ())])
+    if not bool(given.isfinite().all()):
         raise ModelError(f"the module {name} must give finite logits, but NaN or infinity came")
     if alone is not None and not _repeat(model, *alone):
         if may_draw:

@@ -242,7 +242,7 @@ MODULES = {
 @pytest.mark.parametrize("module", MODULES, ids=lambda module: module.__name__)
 @every_assertion
 def test_modules(case, module, refused):
-    message = MODULES[module].replace("(8, K)", "(4, K)")
+    message = MODULES[module].replace("(8, K)", "(3, K)")
     refused(ModelError, message, case, Classifier(module()), X, Y)
 
 

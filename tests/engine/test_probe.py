@@ -84,6 +84,7 @@ REFUSED = {
     "integers": (lambda self, inputs, logits: logits.long(), SHAPE.format(".* dtype torch.int64")),
     "nan": (lambda self, inputs, logits: logits * torch.nan, FINITE),
     "infinity": (lambda self, inputs, logits: logits / 0, FINITE),
+    "nan-alone": (lambda self, inputs, logits: logits / (len(inputs) - 1), FINITE),
     "raises": (failing, RAISED),
     "random": (lambda self, inputs, logits: logits + torch.randn(3).double(), RANDOM),
     "dropout": (
