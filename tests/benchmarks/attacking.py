@@ -48,7 +48,7 @@ _COPIES, _CHUNK = 20, 4
 
 def measure(plan: Plan) -> Iterator[Row]:
     """Yield each attack's share of its limit, then the curve, the memory and other libraries."""
-    for kind, count in (("small_cnn", plan.cnn_images), ("resnet18", plan.resnet_images // 2)):
+    for kind, count in (("small_cnn", plan.cnn_images), ("resnet18", plan.resnet_images // 4)):
         for name, few in TRANSFERABLE.items():
             yield _transferable(plan, kind, count, name, few)
     for name in EXPLANATIONS:

@@ -153,7 +153,7 @@ class Subject:
         self.classifier = Classifier(self.module)
         few = pictures(scene, scene.sizes[-1])
         self.batch = Bare(self.module, *few, logit).best_batch(scene.sizes)
-        self.chunk = warmed(self.classifier, few[0], work=scene.work * 100)
+        self.chunk = warmed(self.classifier, few[0], work=scene.work * 1000)
 
     def row(self, plan: Plan, name: str, case: Case) -> Row:
         """Return the throughput of a method as a share of its bare loop's."""
