@@ -37,6 +37,8 @@ TRANSFERABLE: dict[str, dict[str, Any]] = {
     "fsps": {"steps": 3, "search_steps": 10},
 }
 """Attacks by name; those with many passes a step take fewer steps, which changes no share."""
+AT_ONCE = {"si_nim": 5, "mig": 20, "naa": 20, "sia": 20, "gra": 20, "ssa": 20, "fsps": 20}
+"""Passes of a sample that need not wait for each other, and so may share a batch; else one."""
 
 EXPLANATIONS = ("topk", "mass_center", "targeted", "manipulate")
 _BETA = 10.0
@@ -69,8 +71,13 @@ def _transferable(plan: Plan, kind: str, count: int, name: str, few: dict[str, A
     attack = attacks.get(name, **few)
     passes = attack.passes_per_sample
 
+    # The bare loop fills its batch with such passes, too.
+    times = min(AT_ONCE.get(name, 1), max(1, batch // len(inputs)))
+    filled = Bare(module, inputs.repeat(times, 1, 1, 1), labels.repeat(times), cross_entropy)
+
     def loop() -> None:
-        bare.run(passes, batch)
+        filled.run(passes // times, batch)
+        bare.run(passes % times, batch)
         bare.predict(batch)
 
     found = pairs(loop, lambda: attack(classifier, inputs, labels), plan.pairs)
