@@ -152,9 +152,7 @@ class _Search:
         self.before = known_logits(batch)
         self.predicted = self.before.argmax(1)
         self.maps = self.explained.explain(model, batch)
-        with torch.no_grad():
-            mean = self.explained.gradient_mean(model, batch.rows(slice(0, 1)))
-        self.at_samples = mean.at_samples
+        self.together = attack.weighs_outputs and self.at_samples()
         self.aim: Aim = attack.aim(self.maps, batch) | {"maps": self.maps}
         self.original = attack.measure(self.maps, self.aim)
         self.points = batch.inputs.clone()
@@ -162,6 +160,11 @@ class _Search:
         self.kept = torch.zeros_like(self.predicted, dtype=torch.bool)
         self.broken = torch.zeros_like(self.kept)
         self.curvature = torch.zeros_like(self.original)
+
+    @torch.no_grad()
+    def at_samples(self) -> bool:
+        """Return whether the maps are gradients at the samples themselves."""
+        return self.explained.gradient_mean(self.model, self.batch.rows(slice(0, 1))).at_samples
 
     def start(self, restart: int) -> Tensor:
         """Return the points a start begins with."""
@@ -191,20 +194,19 @@ class _Search:
             return self.attack.on_outputs(logits, self.before[part])
 
         # One pass for both does not tell the curvature, which the first step has told by then.
-        apart = not self.at_samples or step == 0
-        weighs = self.attack.weighs_outputs
+        together = self.together and step > 0
         pull = pull_back(
             surrogate,
             batch,
             lambda rows: self.explained.gradient_mean(surrogate, rows),
             of_maps,
-            of_logits=of_logits if weighs and not apart else None,
+            of_logits=of_logits if together else None,
         )
         gradient = pull.gradient
-        if weighs and apart:
-            gradient = gradient + self.through_outputs(surrogate, points, of_logits)
-        if apart or not weighs:
+        if not together:
             self.curvature = torch.maximum(self.curvature, pull.curvature)
+            if self.attack.weighs_outputs:
+                gradient = gradient + self.through_outputs(surrogate, points, of_logits)
         self.broken |= gradient.isnan().flatten(1).any(1)
         return gradient
 

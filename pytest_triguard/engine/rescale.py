@@ -120,11 +120,10 @@ class Rescale(BackwardRules):
         known = self._next < len(self._read)
         other, reference, version = self._read[self._next] if known else ("", values, 0)
         self._next += 1
-        alike = reference.shape == values.shape
+        one_row = self._shared and reference.shape == (1, *values.shape[1:])
+        alike = one_row or reference.shape == values.shape
         if self._shared and other == name and not alike:
-            alike = (1, *values.shape[1:]) == reference.shape
-            if not alike:
-                raise NotByRows
+            raise NotByRows
         if other != name or not alike:
             raise ModelError(
                 f"{self._method} needs the same operators for sample and baseline, but the "

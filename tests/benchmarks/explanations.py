@@ -6,8 +6,8 @@ to change a prediction, so that no sample leaves early.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -187,16 +187,13 @@ def pictures(scene: Scene, count: int) -> tuple[Tensor, Tensor]:
 
 def loop(bare: Bare, passes: Passes, batch: int) -> None:
     """Run the passes and nothing else, those of one image in one batch where they may be."""
-    module: Callable[[Tensor], Tensor] = bare.module
-    with torch.no_grad():
-        for inputs in bare.inputs.repeat(passes.forwards, 1, 1, 1).split(batch):
-            module(inputs)
+    replace(bare, inputs=bare.inputs.repeat(passes.forwards, 1, 1, 1)).predict(batch)
     times = 1 if passes.in_turn else passes.gradients
     inputs, classes = bare.inputs.repeat(times, 1, 1, 1), bare.classes.repeat(times)
     for some, own in zip(inputs.split(batch), classes.split(batch), strict=True):
         for _ in range(passes.gradients if passes.in_turn else 1):
             points = some.detach().requires_grad_()
-            total = bare.objective(module(points), own).sum()
+            total = bare.objective(bare.module(points), own).sum()
             if passes.again:
                 torch.autograd.grad(total, points, retain_graph=True)
             torch.autograd.grad(total, points)

@@ -60,7 +60,7 @@ class Product:
     elements: int
     largest: Callable[[Tensor, Tensor], Tensor]
     channels: tuple[int, ...] = (-1,)
-    sliding: Callable[[Windowed, Tensor, Phases | None], Windowed] | None = None
+    sliding: Callable[[Windowed, Tensor], Windowed] | None = None
     phases: Callable[[Tensor], Phases | None] = lambda weights: None
     norms: Callable[[Tensor], Tensor] = lambda magnitudes: magnitudes.flatten(1).sum(1)
 
@@ -182,7 +182,7 @@ def _conv2d_product(
             return arranged.back(rows, _pair(size), _reach(weights, (1, 1), padding)[1])
         return _conv2d_transpose(rows, weights, size, stride, padding, dilation, groups)
 
-    def sliding(rows: Windowed, weights: Tensor, arranged: Phases | None) -> Windowed:
+    def sliding(rows: Windowed, weights: Tensor) -> Windowed:
         return _conv2d_sliding(rows, weights, input.shape[2:], stride, padding, dilation, groups)
 
     def largest(magnitudes: Tensor, scale: Tensor) -> Tensor:
@@ -449,7 +449,7 @@ def relaxed(
         ),
         known.offset,
         error if known.floor is None else error.add_(known.floor),
-        None if slide is None else lambda rows: slide(rows, known.exact, known.phases),
+        None if slide is None else lambda rows: slide(rows, known.exact),
         fresh=True,
     )
 
