@@ -14,7 +14,7 @@ from pytest_triguard.verification import alpha_crown, carried, crown, substituti
 from pytest_triguard.verification.budget import Budget, BudgetSpent, Clock
 from pytest_triguard.verification.intervals import Interval
 from pytest_triguard.verification.network import Network
-from pytest_triguard.verification.operators import affine
+from pytest_triguard.verification.operators import convolution
 from pytest_triguard.verification.relaxations import between, largest, magnitudes, positive
 from pytest_triguard.verification.substitution import Substitution, plainly
 from pytest_triguard.verification.tunable import Tunable
@@ -96,7 +96,7 @@ def test_a_larger_batch_dispatches_no_more_operations(name, method, monkeypatch)
     monkeypatch.setattr(crown, "HELD", 2**26)  # more rows than there are
     monkeypatch.setattr(alpha_crown, "HELD", 2**26)
     monkeypatch.setattr(substitution, "_CACHED", 2**26)
-    monkeypatch.setattr(affine, "_PRODUCTS", 2**26)
+    monkeypatch.setattr(convolution, "_PRODUCTS", 2**26)
     counts = []
     for count in (1, 8):
         subject, *box = boxes(name, 0.5, count)  # all are unstable

@@ -23,6 +23,7 @@ from pytest_triguard.verification.operators import (
     activations,
     affine,
     arithmetic,
+    convolution,
     max_pooling,
     pooling,
     rectifiers,
@@ -249,7 +250,7 @@ def test_a_convolution_is_exact_over_all_vertices():
     corners = torch.tensor(list(product([0.0, 1.0], repeat=12))).double().view(-1, 2, 2, 3)
     with torch.no_grad():
         outputs = layer(lower + corners * (upper - lower))
-        found = affine.conv2d(Interval(lower, upper), **affine.conv2d_arguments(layer))
+        found = convolution.conv2d(Interval(lower, upper), **convolution.conv2d_arguments(layer))
     assert torch.allclose(found.lower[0], outputs.amin(0), atol=1e-13)
     assert torch.allclose(found.upper[0], outputs.amax(0), atol=1e-13)
 
@@ -271,7 +272,9 @@ def test_a_product_over_a_ball_is_its_dual_norm(norm, dual, padding):
         layer.weight.mul_(0.1)
         value = layer(centre)
         rows = torch.autograd.functional.jacobian(layer, centre[:1])[0, ..., 0, :, :, :]
-        found = affine.conv2d(Interval(-wide, wide, ball), **affine.conv2d_arguments(layer))
+        found = convolution.conv2d(
+            Interval(-wide, wide, ball), **convolution.conv2d_arguments(layer)
+        )
     length = torch.linalg.vector_norm((rows * scale).flatten(-3), ord=dual, dim=-1)
     reach = radius.view(3, 1, 1, 1) * length
     assert torch.allclose(found.lower, value - reach, atol=1e-12)

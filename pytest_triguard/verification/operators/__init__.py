@@ -22,6 +22,7 @@ from pytest_triguard.verification.operators import (
     arithmetic,
     arranging,
     composed,
+    convolution,
     division,
     gates,
     max_pooling,
@@ -114,11 +115,11 @@ LINEAR = Rule(
     mixing="sum",
 )
 CONV2D = Rule(
-    interval=affine.conv2d,
-    relaxation=affine.conv2d_relaxation,
-    evaluation=affine.conv2d_evaluation,
+    interval=convolution.conv2d,
+    relaxation=convolution.conv2d_relaxation,
+    evaluation=convolution.conv2d_evaluation,
     keeps=True,
-    arguments=affine.conv2d_arguments,
+    arguments=convolution.conv2d_arguments,
     mixing="sum",
 )
 BATCH_NORM = Rule(

@@ -9,27 +9,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
-from torch.nn.grad import conv2d_input
 
 from pytest_triguard.verification import rounding
 from pytest_triguard.verification.intervals import ROOM, Ball, Interval, per_sample
 from pytest_triguard.verification.operators.phases import Phases
 from pytest_triguard.verification.operators.rule import Keep, Unsupported
 from pytest_triguard.verification.operators.scaling import statistics
-from pytest_triguard.verification.relaxations import Affine, Kernel, flat_rows
+from pytest_triguard.verification.relaxations import Affine, flat_rows
 from pytest_triguard.verification.windows import Windowed
 
 _MUCH = 0.25
 """Largest relative error of a sum that is worth a bound."""
-
-_PRODUCTS = 2**16
-"""Products of a transposed convolution that are held at a time."""
 
 
 @dataclass(frozen=True)
@@ -38,8 +34,7 @@ class Product:
 
     Attributes:
         apply: From input, weights and bias to output.
-        transpose: From rows `(M, *shape of the output)`, weights and their phases to rows on the
-            input.
+        transpose: From rows `(M, *shape of the output)` and weights to rows on the input.
         fan_in: Number of products in a sum.
         fan_out: Number of products in a sum of the transpose.
         outputs: Number of elements of a bias.
@@ -49,11 +44,12 @@ class Product:
         channels: Shape in which a bias goes with the output.
         sliding: The transpose for rows in windows, where there is one.
         phases: From weights to their phases, or to None where they are of no use.
+        phased: The transpose from rows and phases, for weights that have some.
         norms: From magnitudes of the weights to the sum of those behind each output or channel.
     """
 
     apply: Callable[[Tensor, Tensor, Tensor | None], Tensor]
-    transpose: Callable[[Tensor, Tensor, Phases | None], Tensor]
+    transpose: Callable[[Tensor, Tensor], Tensor]
     fan_in: int
     fan_out: int
     outputs: int
@@ -62,6 +58,7 @@ class Product:
     channels: tuple[int, ...] = (-1,)
     sliding: Callable[[Windowed, Tensor], Windowed] | None = None
     phases: Callable[[Tensor], Phases | None] = lambda weights: None
+    phased: Callable[[Tensor, Phases], Tensor] | None = None
     norms: Callable[[Tensor], Tensor] = lambda magnitudes: magnitudes.flatten(1).sum(1)
 
 
@@ -93,208 +90,9 @@ def _linear_product(input: Interval, weight: Tensor) -> Product:
     def largest(magnitudes: Tensor, scale: Tensor) -> Tensor:
         return (magnitudes * scale.amax(tuple(range(scale.ndim - 1)))).amax(1)
 
-    def transpose(rows: Tensor, weights: Tensor, phases: Phases | None) -> Tensor:
-        del phases
-        return rows @ weights
-
     outputs, inputs = weight.shape
     elements = input.shape[1:-1].numel() * outputs
-    return Product(functional.linear, transpose, inputs, outputs, outputs, elements, largest)
-
-
-def conv2d(
-    input: Interval,
-    weight: Tensor,
-    bias: Tensor | None = None,
-    stride: Any = 1,
-    padding: Any = 0,
-    dilation: Any = 1,
-    groups: int = 1,
-    *,
-    keep: Keep | None = None,
-    norm: dict[str, Any] | None = None,
-) -> Interval:
-    """Bounds of `functional.conv2d`, or of a batch normalisation of it with those arguments."""
-    product = _conv2d_product(input, weight, stride, padding, dilation, groups)
-    return bounded(input, weight, bias, product, keep, norm)
-
-
-def conv2d_relaxation(
-    input: Interval,
-    weight: Tensor,
-    bias: Tensor | None = None,
-    *args: Any,
-    keep: Keep | None = None,
-    **kwargs: Any,
-) -> Affine:
-    """The convolution itself."""
-    product = _conv2d_product(input, weight, *args, **kwargs)
-    step = relaxed(input, weight, bias, product, keep)
-    return replace(step, kernel=_kernel(weight.to(input.dtype), step.offset, *args, **kwargs))
-
-
-def _kernel(
-    weight: Tensor,
-    offset: Tensor | None,
-    stride: Any = 1,
-    padding: Any = 0,
-    dilation: Any = 1,
-    groups: int = 1,
-) -> Kernel | None:
-    """Return the weights of a convolution of all channels, or None of another."""
-    if groups != 1 or _pair(dilation) != (1, 1) or isinstance(padding, str):
-        return None
-    bias = None if offset is None else offset.flatten()
-    return Kernel(weight, bias, _pair(stride), _pair(padding))
-
-
-def conv2d_evaluation(
-    input: Interval,
-    weight: Tensor,
-    bias: Tensor | None = None,
-    *args: Any,
-    unit: float,
-    **kwargs: Any,
-) -> Tensor:
-    """Rounding of the module's own convolution; not one that rearranges products (Winograd)."""
-    product = _conv2d_product(input, weight, *args, **kwargs)
-    return evaluated(input, weight, bias, product, unit)
-
-
-def _conv2d_product(
-    input: Interval,
-    weight: Tensor,
-    stride: Any = 1,
-    padding: Any = 0,
-    dilation: Any = 1,
-    groups: int = 1,
-) -> Product:
-    def apply(values: Tensor, weights: Tensor, offset: Tensor | None) -> Tensor:
-        return functional.conv2d(values, weights, offset, stride, padding, dilation, groups)
-
-    def phases(weights: Tensor) -> Phases | None:
-        plain = groups == 1 and _pair(dilation) == (1, 1)
-        return Phases.of(weights, _pair(stride)) if plain else None
-
-    def transpose(rows: Tensor, weights: Tensor, arranged: Phases | None) -> Tensor:
-        size = input.shape[2:]
-        if arranged is not None and not torch.is_grad_enabled():
-            return arranged.back(rows, _pair(size), _reach(weights, (1, 1), padding)[1])
-        return _conv2d_transpose(rows, weights, size, stride, padding, dilation, groups)
-
-    def sliding(rows: Windowed, weights: Tensor) -> Windowed:
-        return _conv2d_sliding(rows, weights, input.shape[2:], stride, padding, dilation, groups)
-
-    def largest(magnitudes: Tensor, scale: Tensor) -> Tensor:
-        by_channel = scale.amax((0, 2, 3)).view(groups, 1, -1)
-        by_group = magnitudes.amax((2, 3)).view(groups, -1, magnitudes.shape[1])
-        return (by_group * by_channel).amax(2).view(-1, 1, 1)
-
-    fan_in, fan_out = weight.shape[1:].numel(), weight.numel() // (weight.shape[1] * groups)
-    outputs, shape = len(weight), (-1, 1, 1)
-    elements = outputs * _places(input.shape[2:], weight, stride, padding, dilation)
-    return Product(
-        apply, transpose, fan_in, fan_out, outputs, elements, largest, shape, sliding, phases
-    )
-
-
-def _places(size: torch.Size, weight: Tensor, stride: Any, padding: Any, dilation: Any) -> int:
-    """Return the number of windows of a convolution over images of a size."""
-    if padding == "same":
-        return size.numel()
-    reach, before = _reach(weight, _pair(dilation), padding)
-    counts = (
-        (each + 2 * pad - extent) // step + 1
-        for each, pad, extent, step in zip(size, before, reach, _pair(stride), strict=True)
-    )
-    return math.prod(counts)
-
-
-def _conv2d_transpose(
-    rows: Tensor,
-    weight: Tensor,
-    size: torch.Size,
-    stride: Any,
-    padding: Any,
-    dilation: Any,
-    groups: int,
-) -> Tensor:
-    """Return the transpose of a convolution, `(M, C, H, W)` for rows `(M, K, h, w)`."""
-    steps, gaps = _pair(stride), _pair(dilation)
-    reach, before = _reach(weight, gaps, padding)
-    if padding == "same":
-        full = [each + extra - 1 for each, extra in zip(size, reach, strict=True)]
-    else:
-        full = [each + 2 * pad for each, pad in zip(size, before, strict=True)]
-    # What the last windows do not reach is nothing's concern, and comes out as zero.
-    missed = [
-        whole - ((count - 1) * step + extent)
-        for whole, count, step, extent in zip(full, rows.shape[2:], steps, reach, strict=True)
-    ]
-    if padding != "same" and rows.dtype != torch.float64:
-        return functional.conv_transpose2d(
-            rows, weight, None, steps, before, _pair(missed), groups, gaps
-        )
-    # In float64 the gradient's kernel is several times faster on a processor.
-    channels = weight.shape[1] * groups
-    down, across = (slice(b, b + count) for b, count in zip(before, size, strict=True))
-
-    def run(part: Tensor) -> Tensor:
-        shape = [len(part), channels, *full]
-        found: Tensor = conv2d_input(shape, weight, part, steps, 0, gaps, groups)  # type: ignore[no-untyped-call]
-        return found[:, :, down, across]
-
-    if torch.is_grad_enabled():
-        return run(rows)
-    # It is faster without padding, which is then cut off while a few rows are still at hand.
-    found = rows.new_empty(len(rows), channels, *size)
-    step = max(1, _PRODUCTS // (weight.shape[1:].numel() * rows.shape[2:].numel()))
-    for part, place in zip(torch.split(rows, step), torch.split(found, step), strict=True):
-        place.copy_(run(part))
-    return found
-
-
-def _conv2d_sliding(
-    rows: Windowed,
-    weight: Tensor,
-    size: torch.Size,
-    stride: Any,
-    padding: Any,
-    dilation: Any,
-    groups: int,
-) -> Windowed:
-    """Return the transpose of a convolution for rows in windows."""
-    steps, gaps = _pair(stride), _pair(dilation)
-    reach, before = _reach(weight, gaps, padding)
-    grid = rows.grid.back(steps, before, reach, size)
-    flat = rows.cleaned().flat()
-    if rows.grid.size == (1, 1) and groups == 1 and gaps == (1, 1):
-        found = (flat.flatten(1) @ weight.flatten(1)).view(-1, *weight.shape[1:])
-        return rows.moved(found, grid)
-    shape = [len(flat), weight.shape[1] * groups, *grid.size]
-    if flat.dtype == torch.float64:
-        found = conv2d_input(shape, weight, flat, steps, 0, gaps, groups)  # type: ignore[no-untyped-call]
-    else:
-        found = functional.conv_transpose2d(flat, weight, None, steps, 0, 0, groups, gaps)
-    return rows.moved(found, grid)
-
-
-def _reach(
-    weight: Tensor, gaps: tuple[int, int], padding: Any
-) -> tuple[tuple[int, int], tuple[int, int]]:
-    """Return how far a kernel reaches, and the padding in front."""
-    reach = _pair([gap * (size - 1) + 1 for gap, size in zip(gaps, weight.shape[2:], strict=True)])
-    if padding == "same":
-        return reach, ((reach[0] - 1) // 2, (reach[1] - 1) // 2)
-    return reach, (0, 0) if padding == "valid" else _pair(padding)
-
-
-def conv2d_arguments(module: nn.Conv2d) -> dict[str, Any]:
-    """Return the arguments of a convolution module."""
-    if module.padding_mode != "zeros":
-        raise Unsupported(f"padding_mode={module.padding_mode!r}")
-    names = ("weight", "bias", "stride", "padding", "dilation", "groups")
-    return {name: getattr(module, name) for name in names}
+    return Product(functional.linear, torch.matmul, inputs, outputs, outputs, elements, largest)
 
 
 @dataclass(frozen=True)
@@ -441,12 +239,16 @@ def relaxed(
         return Rows.of(weight, bias, product, input.dtype)
 
     known, slide = convert() if keep is None else keep(convert), product.sliding
+
+    def transpose(rows: Tensor) -> Tensor:
+        if product.phased is None or known.phases is None or torch.is_grad_enabled():
+            return product.transpose(rows, known.exact)
+        return product.phased(rows, known.phases)
+
     error = known.share * per_sample(input.largest.detach(), input.lower)
     return Affine(
         input,
-        lambda rows: flat_rows(
-            rows, lambda flat: product.transpose(flat, known.exact, known.phases)
-        ),
+        lambda rows: flat_rows(rows, transpose),
         known.offset,
         error if known.floor is None else error.add_(known.floor),
         None if slide is None else lambda rows: slide(rows, known.exact),
@@ -490,10 +292,3 @@ def _over_ball(
     radius = dual * per_sample(ball.radius, value)
     error = product.apply(ball.centre.abs(), magnitudes, offset.abs()) * (2 * gamma) + floor
     return value, _with_last_rounding(radius * (1 + 2 * gamma) + error, value)
-
-
-def _pair(value: Any) -> tuple[int, int]:
-    if isinstance(value, int):
-        return value, value
-    first, *rest = value
-    return first, (rest[0] if rest else first)

@@ -10,7 +10,6 @@ from torch.nn import functional
 
 from pytest_triguard.verification.intervals import Interval
 from pytest_triguard.verification.operators.affine import Product, bounded, evaluated, relaxed
-from pytest_triguard.verification.operators.phases import Phases
 from pytest_triguard.verification.operators.rule import Unsupported
 from pytest_triguard.verification.relaxations import Affine
 
@@ -35,8 +34,7 @@ def _conv_transpose2d(
             values, weights, offset, stride, padding, output_padding, groups, dilation
         )
 
-    def transpose(flat: Tensor, weights: Tensor, phases: Phases | None) -> Tensor:
-        del phases
+    def transpose(flat: Tensor, weights: Tensor) -> Tensor:
         found = functional.conv2d(flat, weights, None, stride, padding, dilation, groups)
         # An output padding as large as the stride leaves room for windows past the end.
         return found[:, :, :rows, :columns]
