@@ -103,7 +103,7 @@ class Interval:
         if self._ends is not None:
             return self._ends[0].clone(), self._ends[1].clone()
         centre, radius = self.centre_and_radius()
-        return centre - radius, centre + radius
+        return centre - radius, radius.add_(centre)
 
     def _sides(self) -> tuple[Tensor, Tensor]:
         if self._centred is None:
@@ -128,6 +128,11 @@ class Interval:
     def dtype(self) -> torch.dtype:
         """The dtype the bounds are computed in."""
         return self._known.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """The device the bounds are on."""
+        return self._known.device
 
     @property
     def magnitude(self) -> Tensor:
@@ -216,7 +221,7 @@ class Interval:
     def centre_and_radius(self) -> tuple[Tensor, Tensor]:
         """Return `c` and `r` such that every value is within `r` of `c`, whatever was rounded.
 
-        They are not to be overwritten.
+        The centre is not to be overwritten.
         """
         if self._ends is None:
             centre, radius = self._sides()

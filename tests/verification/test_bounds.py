@@ -255,6 +255,38 @@ def test_a_convolution_is_exact_over_all_vertices():
     assert torch.allclose(found.upper[0], outputs.amax(0), atol=1e-13)
 
 
+@pytest.mark.parametrize("size", [1, 3], ids="{0}x{0}".format)
+@pytest.mark.parametrize("channels", [1, 4])
+def test_a_convolution_in_float32_is_bounded_in_any_layout(size, channels):
+    """Its result has the channels last, where the next convolution is fastest."""
+    generator = torch.Generator().manual_seed(5)
+    layer = nn.Conv2d(channels, 6, size, padding=size // 2)
+    centre = torch.randn(2, channels, 4, 5, generator=generator)
+    with torch.no_grad():
+        bounds = [
+            convolution.conv2d(
+                Interval(centre - 0.1, centre + 0.1).rearranged(
+                    lambda values, layout=layout: values.to(memory_format=layout)
+                ),
+                **convolution.conv2d_arguments(layer),
+            )
+            for layout in (torch.contiguous_format, torch.channels_last)
+        ]
+        exact = layer.double()(centre.double())
+        reach = functional.conv2d(
+            0.1 * torch.ones_like(exact[:, :1]).expand(-1, channels, -1, -1),
+            layer.weight.abs(),
+            None,
+            1,
+            size // 2,
+        )
+    for found in bounds:
+        assert found.lower.is_contiguous(memory_format=torch.channels_last)
+        assert torch.allclose(found.lower.double(), exact - reach, atol=1e-4)
+        assert torch.allclose(found.upper.double(), exact + reach, atol=1e-4)
+        assert (found.lower <= exact - reach + 1e-7).all()
+
+
 @pytest.mark.parametrize(
     ("norm", "dual", "padding"), [("l2", 2, 0), ("l2", 2, 2), ("l1", torch.inf, 0)]
 )

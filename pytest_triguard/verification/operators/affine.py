@@ -38,7 +38,7 @@ class Product:
         fan_in: Number of products in a sum.
         fan_out: Number of products in a sum of the transpose.
         outputs: Number of elements of a bias.
-        elements: Number of elements of a sample's result.
+        elements: Counts the elements of a sample's result.
         largest: From magnitudes of the weights and scales of the inputs to the largest product of
             the two in each sum, shaped to go with the output.
         channels: Shape in which a bias goes with the output.
@@ -53,12 +53,13 @@ class Product:
     fan_in: int
     fan_out: int
     outputs: int
-    elements: int
+    elements: Callable[[], int]
     largest: Callable[[Tensor, Tensor], Tensor]
     channels: tuple[int, ...] = (-1,)
     sliding: Callable[[Windowed, Tensor], Windowed] | None = None
     phases: Callable[[Tensor], Phases | None] = lambda weights: None
     phased: Callable[[Tensor, Phases], Tensor] | None = None
+    layout: torch.memory_format = torch.preserve_format
     norms: Callable[[Tensor], Tensor] = lambda magnitudes: magnitudes.flatten(1).sum(1)
 
 
@@ -91,7 +92,10 @@ def _linear_product(input: Interval, weight: Tensor) -> Product:
         return (magnitudes * scale.amax(tuple(range(scale.ndim - 1)))).amax(1)
 
     outputs, inputs = weight.shape
-    elements = input.shape[1:-1].numel() * outputs
+
+    def elements() -> int:
+        return input.shape[1:-1].numel() * outputs
+
     return Product(functional.linear, torch.matmul, inputs, outputs, outputs, elements, largest)
 
 
@@ -122,7 +126,7 @@ class Weights:
         norm: dict[str, Any] | None,
     ) -> Weights:
         """Convert the weights of a product, and of a batch normalisation that follows it."""
-        fan_in, exact = product.fan_in, weight.to(dtype)
+        fan_in, exact = product.fan_in, weight.to(dtype, memory_format=product.layout)
         offset = None if bias is None else bias.to(dtype)
         share, tiny = product_share(fan_in, dtype), rounding.tiny(dtype)
         start = exact.new_zeros(product.outputs) if offset is None else offset.abs()
@@ -220,7 +224,7 @@ class Rows:
         share = product.norms(exact.abs()).view(product.channels) * (2 * gamma)
         floor = None
         if offset is not None:
-            floor = offset.abs() * (2 * rounding.gamma(product.elements, dtype))
+            floor = offset.abs() * (2 * rounding.gamma(product.elements(), dtype))
         phases = product.phases(exact)
         size = (0 if exact is weight else exact.nbytes) + (0 if phases is None else phases.nbytes)
         return Rows(exact, offset, share, floor, phases, size)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.grad import conv2d_input
 
+from pytest_triguard.engine.devices import is_host
 from pytest_triguard.verification.intervals import Interval
 from pytest_triguard.verification.operators.affine import Product, bounded, evaluated, relaxed
 from pytest_triguard.verification.operators.phases import Phases
@@ -90,8 +91,17 @@ def _product(
     groups: int = 1,
 ) -> Product:
     size = input.shape[2:]
+    pointwise = (
+        weight.shape[2:] == (1, 1)
+        and groups == 1
+        and _pair(stride) == (1, 1)
+        and (isinstance(padding, str) or _pair(padding) == (0, 0))
+    )
 
     def apply(values: Tensor, weights: Tensor, offset: Tensor | None) -> Tensor:
+        if pointwise and values.is_contiguous(memory_format=torch.channels_last):
+            by_place = values.permute(0, 2, 3, 1)
+            return functional.linear(by_place, weights[:, :, 0, 0], offset).permute(0, 3, 1, 2)
         return functional.conv2d(values, weights, offset, stride, padding, dilation, groups)
 
     def phases(weights: Tensor) -> Phases | None:
@@ -112,9 +122,11 @@ def _product(
         by_group = magnitudes.amax((2, 3)).view(groups, -1, magnitudes.shape[1])
         return (by_group * by_channel).amax(2).view(-1, 1, 1)
 
+    def elements() -> int:
+        return len(weight) * _places(size, weight, stride, padding, dilation)
+
     fan_in, fan_out = weight.shape[1:].numel(), weight.numel() // (weight.shape[1] * groups)
     outputs, shape = len(weight), (-1, 1, 1)
-    elements = outputs * _places(size, weight, stride, padding, dilation)
     return Product(
         apply,
         transpose,
@@ -127,7 +139,14 @@ def _product(
         sliding=sliding,
         phases=phases,
         phased=phased,
+        layout=_layout(input),
     )
+
+
+def _layout(input: Interval) -> torch.memory_format:
+    """Return the layout of weights that a device convolves fastest with; results follow it."""
+    known = input.dtype == torch.float32 and is_host(input.device)
+    return torch.channels_last if known else torch.preserve_format
 
 
 def _places(size: torch.Size, weight: Tensor, stride: Any, padding: Any, dilation: Any) -> int:

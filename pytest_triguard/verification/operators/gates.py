@@ -167,10 +167,12 @@ def _hardswish_ends(input: Interval) -> Interval:
 
     As no value v is below -3/8, its magnitude is at most `v + 3/4`.
     """
-    lower, upper = input.lower, input.upper
+    own = input.is_centred and not torch.is_grad_enabled()
+    lower, upper = input.fresh_ends() if own else (input.lower, input.upper)
     unit, tiny = rounding.roundoff(input.dtype), rounding.tiny(input.dtype)
     low = functional.hardswish(torch.minimum(lower.clamp_min(-1.5), upper))
-    high = torch.maximum(functional.hardswish(lower), functional.hardswish(upper))
+    first, last = (functional.hardswish(end, inplace=own) for end in (lower, upper))
+    high = torch.maximum(first, last)
     share, fixed = 16 * unit, 12 * unit + 8 * tiny
     # Factor and offset in one pass over memory.
     return Interval(

@@ -50,8 +50,11 @@ def _conv_transpose2d(
 
     fan_in = weight.shape[0] // groups * weight[0, 0].numel()
     offset = weight.new_zeros(weight.shape[1] * groups) if bias is None else bias
+
+    def elements() -> int:
+        return apply(input.lower[:1], weight.to(input.dtype), None).numel()
+
     fan_out, outputs = weight[0].numel(), len(offset)
-    elements = apply(input.lower[:1], weight.to(input.dtype), None).numel()
     product = Product(
         apply, transpose, fan_in, fan_out, outputs, elements, largest, (-1, 1, 1), norms=norms
     )
