@@ -29,7 +29,12 @@ from pytest_triguard.validation import one_of
 _OFFSET = 1e-6
 """What the published code adds to the range it divides by."""
 
-Fold = Callable[[Tensor], Tensor]
+Fold = Callable[[Tensor, Tensor | None], Tensor]
+"""From the gradient of a part, and the biases of its channels or None for none, to its share."""
+
+
+def _as_is(sums: Tensor) -> Tensor:
+    return sums
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +80,7 @@ class FullGrad(Summing):
         inputs, aligned = batch.inputs, self.mode == "reference"
 
         def enlarged(sums: Tensor) -> Tensor:
-            if sums.ndim != 4 or sums.shape[2:] == inputs.shape[2:]:
+            if sums.shape[2:] == inputs.shape[2:]:
                 return sums
             return functional.interpolate(
                 sums, inputs.shape[2:], mode="bilinear", align_corners=aligned
@@ -88,16 +93,18 @@ class FullGrad(Summing):
         """Yield how far the parts are from summing to the output, block by block."""
         for block in Feed(batches, model.device).blocks(model.chunk.rows):
             batch = with_logits(model, with_targets(model, block))
-            total = self._folded(model, batch, _total, lambda sums: sums)
+            total = self._folded(model, batch, _total)
             yield shortfall(total, self.objective(known_logits(batch), known_targets(batch)))
 
-    def _folded(self, model: Model, batch: Batch, fold: Fold, finish: Fold) -> Tensor:
+    def _folded(
+        self, model: Model, batch: Batch, fold: Fold, finish: Callable[[Tensor], Tensor] = _as_is
+    ) -> Tensor:
         """Return the sum of what a function makes of each part.
 
         Args:
             model: The network.
             batch: The samples.
-            fold: Makes something of a part, which it may overwrite.
+            fold: Makes something of a part, or an empty tensor if it adds nothing.
             finish: Makes something of the sum of such things of one shape.
         """
         targets = known_targets(batch)
@@ -105,40 +112,46 @@ class FullGrad(Summing):
         def run(rows: slice) -> Tensor:
             inputs = batch.inputs[rows]
             sums: dict[torch.Size, Tensor] = {}
-            with _bias_parts(model.module, lambda part: _add(sums, fold(part))):
+
+            def take(gradient: Tensor, bias: Tensor | None) -> None:
+                value = fold(gradient, bias)
+                if value.numel():
+                    known = sums.get(value.shape)
+                    sums[value.shape] = value if known is None else known + value
+
+            with _bias_gradients(model.module, len(inputs), take):
                 gradient, _ = input_gradient(model, inputs, targets[rows], self.objective)
-            _add(sums, fold(_seen(model, inputs) * gradient))
+            take(_seen(model, inputs) * gradient, None)
             return torch.stack([finish(each) for each in sums.values()]).sum(0)
 
         parts = model.chunk.attempt(run, len(batch))
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
-    def _rescaled(self, part: Tensor) -> Tensor:
+    def _rescaled(self, gradient: Tensor, bias: Tensor | None) -> Tensor:
         """Return absolute values, from 0 to 1 for each sample, summed over channels.
 
-        A part without places adds nothing: zeros `(n, 1, 1, 1)`.
+        A part without places adds nothing.
         """
-        if part.ndim != 4:
-            return part.new_zeros(len(part), 1, 1, 1)
-        sizes = part.abs_()
-        flat = sizes.flatten(1)  # of which least and largest are faster found one by one
-        least, largest = (per_row(each, part) for each in (flat.amin(1), flat.amax(1)))
-        summed = sizes.sum(1, keepdim=True) - part.shape[1] * least
-        reach = largest - least
+        if gradient.ndim != 4:
+            return gradient.new_empty(0)
+        sizes = gradient.abs().flatten(2)
+        least, largest = sizes.amin(2), sizes.amax(2)
+        if bias is None:
+            summed = sizes.sum(1)
+        else:  # the same for every place of a channel
+            weights = bias.abs()
+            least, largest, summed = least * weights, largest * weights, weights @ sizes
+        least, largest = (per_row(each, gradient) for each in (least.amin(1), largest.amax(1)))
+        places = summed.view(-1, 1, *gradient.shape[2:])
+        moved, reach = places - gradient.shape[1] * least, largest - least
         if self.mode == "reference":
-            return summed / (reach + _OFFSET)
-        return torch.where(reach == 0, 0.0, summed / reach)
+            return moved / (reach + _OFFSET)
+        return torch.where(reach == 0, 0.0, moved / reach)
 
 
-def _add(sums: dict[torch.Size, Tensor], value: Tensor) -> None:
-    """Add a value to the sum of those of its shape."""
-    known = sums.get(value.shape)
-    sums[value.shape] = value if known is None else known + value
-
-
-def _total(part: Tensor) -> Tensor:
+def _total(gradient: Tensor, bias: Tensor | None) -> Tensor:
     """Return the sum of each sample's part, `(n,)`."""
-    return part.flatten(1).sum(1)
+    return gradient.flatten(1).sum(1) if bias is None else gradient.flatten(2).sum(2) @ bias
 
 
 def _seen(model: Model, inputs: Tensor) -> Tensor:
@@ -150,16 +163,27 @@ def _seen(model: Model, inputs: Tensor) -> Tensor:
 
 
 @contextmanager
-def _bias_parts(module: nn.Module, take: Callable[[Tensor], None]) -> Iterator[None]:
-    """Hand out bias times gradient of every layer while a gradient is taken in the block."""
+def _bias_gradients(
+    module: nn.Module, samples: int, take: Callable[[Tensor, Tensor], None]
+) -> Iterator[None]:
+    """Hand out gradient and bias of every layer while a gradient is taken in the block.
+
+    Gradients are `(samples, C, ...)` with a bias for each channel, those of linear layers
+    `(samples, C, applications)`.
+    """
 
     def watch(layer: nn.Module, _: Any, output: Any) -> None:
         bias = _bias(layer)
         if bias is None or not isinstance(output, Tensor) or not output.requires_grad:
             return
-        if not isinstance(layer, nn.Linear):
-            bias = bias.view(1, -1, *[1] * (output.ndim - 2))
-        output.register_hook(lambda gradient: take(bias * gradient))  # type: ignore[no-untyped-call]
+        linear = isinstance(layer, nn.Linear)
+
+        def hand_out(gradient: Tensor) -> None:
+            if linear:
+                gradient = gradient.reshape(samples, -1, gradient.shape[-1]).mT
+            take(gradient, bias)
+
+        output.register_hook(hand_out)  # type: ignore[no-untyped-call]
 
     with ExitStack() as hooks:
         for each in module.modules():

@@ -186,6 +186,32 @@ def test_the_parts_do_not_sum_to_the_output_of_a_smooth_network():
     assert attributions.get("fullgrad").completeness_error(subject, inputs, targets).min() > 1e-3
 
 
+class Tokens(nn.Module):
+    """Linear layers on every place of an image, the second of one half of each image at a time."""
+
+    def __init__(self):
+        super().__init__()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(4)
+            self.first, self.second = nn.Linear(2, 5), nn.Linear(5, 3)
+        self.double()
+
+    def forward(self, inputs):
+        places = functional.relu(self.first(inputs.permute(0, 2, 3, 1)))
+        halves = places.flatten(1, 2).view(2 * len(inputs), -1, 5)
+        return self.second(halves).view(len(inputs), -1, 3).mean(1)
+
+
+def test_linear_layers_count_in_the_sum_wherever_they_are_applied_and_add_nothing_to_the_map():
+    inputs, targets = images((2, 4, 6), 3), torch.tensor([0, 1, 2])
+    subject, method = Classifier(Tokens()), attributions.get("fullgrad")
+    assert method.completeness_error(subject, inputs, targets).max() < 1e-12
+    gradients = attributions.get("gradient_x_input")(subject, inputs, targets).abs()
+    least, largest = (each.view(-1, 1, 1, 1) for each in torch.aminmax(gradients.flatten(1), dim=1))
+    expected = ((gradients - least) / (largest - least)).mean(1, keepdim=True)
+    assert close(method(subject, inputs, targets), expected.expand_as(inputs), 1e-12)
+
+
 def test_what_overwrites_an_output_does_not_change_its_part():
     subject, inputs, targets = problem("conv", 4)
     module = bare(subject)
