@@ -90,6 +90,42 @@ def test_a_transposed_convolution_over_a_ball_holds(name, norm):
     assert reached > 0.5
 
 
+class Folded(nn.Module):
+    """Takes every channel for a sample of its own, and puts them together again."""
+
+    def __init__(self, turned):
+        super().__init__()
+        torch.manual_seed(0)
+        self.each, self.last, self.turned = nn.Linear(4, 5), nn.Linear(10, 2), turned
+
+    def forward(self, inputs):
+        rows = inputs.flatten(2)
+        if self.turned:
+            return self.last(self.each(rows.permute(1, 0, 2)).permute(1, 0, 2).flatten(1))
+        return self.last(self.each(rows.flatten(0, 1)).reshape(rows.shape[0], -1))
+
+
+@pytest.mark.parametrize("count", [1, 2])
+@pytest.mark.parametrize("norm", ["l2", "l1"])
+@pytest.mark.parametrize("turned", [False, True])
+def test_a_ball_of_samples_that_are_folded_is_lost(turned, norm, count):
+    """Radii and scales belong to samples; the second channel's scale is a hundred times larger."""
+    module = Folded(turned).eval().double()
+    subject = Classifier(module, bounds=(-9.0, 9.0), mean=(0.0, 0.0), std=(1.0, 0.01))
+    clean = torch.rand(count, 2, 2, 2, generator=torch.Generator().manual_seed(3)).double()
+    radii = torch.tensor([0.001, 0.1], dtype=torch.float64)[-count:]
+    labels = subject(clean).argmax(1)
+    found = verification.verify(subject, clean, labels, eps=radii, norm=norm, method="ibp")
+    margin = found.margin - 1e-9
+    for place in range(8):
+        for side in (1, -1):
+            moved = clean.flatten(1).clone()
+            moved[:, place] += side * radii
+            logits = subject(moved.view_as(clean))
+            own = logits.gather(1, labels[:, None]) - logits.gather(1, 1 - labels[:, None])
+            assert (own.squeeze(1) >= margin).all()
+
+
 class Body(nn.Module):
     def __init__(self, middle):
         super().__init__()

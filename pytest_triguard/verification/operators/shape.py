@@ -89,7 +89,11 @@ def moving(change: Callable[..., Change], *, ordered: bool = False) -> dict[str,
 
     @wraps(change)
     def interval(input: Interval, *args: Any, **kwargs: Any) -> Interval:
-        return input.rearranged(change(input, *args, **kwargs))
+        move = change(input, *args, **kwargs)
+        if input.ball is not None and _moves_samples(move, input.shape):
+            # A ball has a radius for each sample, and is about all of its elements together.
+            input = Interval(input.lower, input.upper, positive=input.positive)
+        return input.rearranged(move)
 
     @wraps(change)
     def relaxation(input: Interval, *args: Any, **kwargs: Any) -> Affine:
@@ -128,10 +132,15 @@ def put_back(move: Change, input: Interval) -> Change:
 
 def refuse_moved_samples(move: Change, shape: torch.Size) -> None:
     """Refuse a change after which samples are not the first dimension, whatever its length."""
+    if _moves_samples(move, shape):
+        raise Unsupported("samples that are no longer the first dimension")
+
+
+def _moves_samples(move: Change, shape: torch.Size) -> bool:
+    """Return whether samples are no longer the first dimension after a change."""
     sample = torch.arange(shape[0])
     moved = move(sample.view(-1, *[1] * (len(shape) - 1)).expand(shape))
-    if moved.shape[:1] != sample.shape or bool((sample != moved.flatten(1).T).any()):
-        raise Unsupported("samples that are no longer the first dimension")
+    return moved.shape[:1] != sample.shape or bool((sample != moved.flatten(1).T).any())
 
 
 FLATTEN = moving(_flatten, ordered=True)
