@@ -24,7 +24,17 @@ from torch.nn.utils import parametrize
 
 from pytest_triguard.verification.operators import COMPOSED, TABLE, Rule, Unsupported
 
-_INPLACE = frozenset({operator.iadd, operator.isub, operator.imul, operator.itruediv})
+_INPLACE = frozenset(
+    {
+        operator.iadd,
+        operator.isub,
+        operator.imul,
+        operator.itruediv,
+        operator.ifloordiv,
+        operator.imod,
+        operator.ipow,
+    }
+)
 _ROOT = "module"
 
 
@@ -129,6 +139,9 @@ class _Proxy(fx.Proxy):
     __isub__ = _recorder(operator.isub)
     __imul__ = _recorder(operator.imul)
     __itruediv__ = _recorder(operator.itruediv)
+    __ifloordiv__ = _recorder(operator.ifloordiv)
+    __imod__ = _recorder(operator.imod)
+    __ipow__ = _recorder(operator.ipow)
 
 
 class _Tracer(fx.Tracer):
@@ -211,7 +224,7 @@ def _refuse_stale_reads(graph: Graph) -> None:
     """
     origin: dict[fx.Node, fx.Node] = {}
     for number, node in enumerate(graph.nodes):
-        first = node.args[0] if node.args else None
+        first = node.args[0] if node.args else node.kwargs.get("input")
         rule, overwrites = graph.rule(node), graph.overwrites(node)
         shared = overwrites or (rule is not None and rule.aliases)
         origin[node] = origin[first] if shared and isinstance(first, fx.Node) else node

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import operator
+from contextlib import contextmanager
+
 import pytest
 import torch
 from torch import fx, nn
@@ -80,6 +83,17 @@ def branching(self, hidden):
     return hidden if (hidden > -1e9).all() else -hidden
 
 
+def result_by_name_ignored(self, hidden):
+    self.act(input=hidden)
+    return hidden
+
+
+def squared(self, hidden):
+    other = hidden
+    hidden **= 2
+    return other + hidden
+
+
 def pretending(self, hidden):
     return hidden * (2.0 if isinstance(hidden, fx.Proxy) else 1.0)
 
@@ -122,6 +136,11 @@ UNSUPPORTED = {
     "constant": (Body(counted), "add_ in module 'middle' overwrites a constant"),
     "constant operand": (
         Body(grown, shift=torch.zeros(4)),
+    "result by name ignored": (
+        Body(result_by_name_ignored, act=nn.ReLU(inplace=True)),
+        "ReLU in module 'middle.act' overwrites a value",
+    ),
+    "power in place": (Body(squared), "ipow in module 'middle' overwrites a value"),
         "iadd in module 'middle' overwrites a constant",
     ),
     "padding": (
@@ -208,7 +227,7 @@ def test_a_parametrised_weight_is_the_weight_it_makes():
         lambda self, x: x.view(-1, 2, 2).clamp_(min=0).flatten(1),
         lambda self, x: x + torch.arange(4) * x.size(1),
     ],
-    ids=["relu", "methods", "of a view", "with constants"],
+    ids=["relu", "methods", "power", "of a view", "with constants"],
 )
 def test_in_place_operators_whose_value_is_read_once_are_bounded(middle):
     assert verified(Body(middle)).status == ("proven",) * 5
@@ -227,6 +246,7 @@ class Arguments(nn.Module):
             hidden = layer(hidden) * scale
         return {"logits": hidden}["logits"]
 
+        lambda self, x: operator.ipow(x, 2),
 
 def test_arguments_left_at_their_defaults_and_loops_over_layers_are_followed():
     assert verified(Arguments()).status == ("proven",) * 5

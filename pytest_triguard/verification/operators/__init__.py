@@ -347,6 +347,7 @@ _FUNCTIONS: dict[Any, Rule] = {
     torch.square: _SQUARE,
     torch.pow: _POW,
     operator.pow: _POW,
+    operator.ipow: _POW,
     functional.max_pool2d: _MAX_POOL,
     torch.max_pool2d: _MAX_POOL,
     functional.avg_pool2d: _AVG_POOL,
