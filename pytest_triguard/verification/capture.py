@@ -209,7 +209,14 @@ def _refuse_hooks(graph: Graph) -> None:
 
 def _does_more(module: nn.Module) -> bool:
     """Return whether a module does more than its class says."""
-    return bool(module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module))
+    everywhere = nn.modules.module
+    return bool(
+        module._forward_hooks
+        or module._forward_pre_hooks
+        or everywhere._global_forward_hooks
+        or everywhere._global_forward_pre_hooks
+        or "forward" in vars(module)
+    )
 
 
 def _path(function: Any) -> str:

@@ -9,6 +9,10 @@ import pytest
 import torch
 from torch import fx, nn
 from torch.nn import functional
+from torch.nn.modules.module import (
+    register_module_forward_hook,
+    register_module_forward_pre_hook,
+)
 from torch.nn.utils.parametrizations import weight_norm
 
 from pytest_triguard import Classifier, verification
@@ -176,7 +180,7 @@ def test_a_misclassified_sample_is_falsified_whatever_the_module():
     assert result.status == ("unsupported", "falsified", "unsupported")
 
 
-@pytest.mark.parametrize("kind", ["hook", "pre-hook", "own forward"])
+@pytest.mark.parametrize("kind", ["hook", "pre-hook", "own forward", "global", "global pre-hook"])
 def test_a_module_that_does_more_than_its_class_says_is_not_trusted(kind):
     module = Body(lambda self, x: self.act(x), act=nn.ReLU())
     act = module.middle.act
@@ -187,9 +191,26 @@ def test_a_module_that_does_more_than_its_class_says_is_not_trusted(kind):
     else:
         act.forward = lambda hidden: hidden * 2
     assert "ReLU in module 'middle.act' has a hook or a forward of its own" in reason(module)
+    if kind.startswith("global"):
+        with hooked_everywhere(kind):
+            assert "Linear in module 'first' has a hook or a forward of its own" in reason(module)
+        return
 
 
 def test_hooks_of_modules_that_are_traced_through_are_in_the_graph():
+@contextmanager
+def hooked_everywhere(kind):
+    """Hook every module there is, to do nothing."""
+    register = (
+        register_module_forward_hook if kind == "global" else register_module_forward_pre_hook
+    )
+    handle = register(lambda *arguments: None)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
     module = Body(lambda self, x: x)
     module.middle.register_forward_hook(lambda module, inputs, output: output * -1)
     assert verified(module).status == ("proven",) * 5
