@@ -21,6 +21,7 @@ from pytest_triguard.verification.budget import DEFAULT_SECONDS, Budget
 from pytest_triguard.verification.budget import parse as parse_budget
 from pytest_triguard.verification.cascade import Cascade
 from pytest_triguard.verification.certificate import Issuer
+from pytest_triguard.verification.faithful import refuse_unfaithful
 from pytest_triguard.verification.falsifier import ATTACK_STEPS
 from pytest_triguard.verification.intervals import Interval
 from pytest_triguard.verification.methods import BOUNDS, FALSIFIERS, Bound, Effort, stages
@@ -34,6 +35,9 @@ from pytest_triguard.verification.result import (
     VerificationResult,
 )
 from pytest_triguard.verification.specification import check_classes, parse
+
+_CHECKED = 4
+"""Boxes at whose ends the captured graph is held against the module."""
 
 ARITHMETICS = ("real", "float32")
 """Arithmetics a proof can be had for."""
@@ -231,8 +235,8 @@ def bounds(classifier: Any, lower: Tensor, upper: Tensor, *, method: str) -> tup
 def _boxed(model: Model, bound: Bound, lower: Tensor, upper: Tensor) -> list[tuple[Tensor, Tensor]]:
     network = Network(model, lower.dtype)
     parts = []
-    point = lower[:1].to(model.device).to(network.dtype)
-    network.enclose(Interval(point, point))  # tells how wide the network is
+    ends = torch.cat([lower[:_CHECKED], upper[:_CHECKED]]).to(model.device)
+    refuse_unfaithful(network, model, ends)  # and tells how wide the network is
     step = min(model.chunk.rows, bound.samples(network))
     for start in range(0, len(lower), step):
         block = slice(start, start + step)
