@@ -61,6 +61,7 @@ MOVED = {
     ),
 }
 MIXED = {
+    "tenths": Case(functional.pad, functional.pad, SHAPE, {"pad": (1, -2), "value": 0.1}),
     "bilinear": Case(
         functional.interpolate,
         functional.interpolate,

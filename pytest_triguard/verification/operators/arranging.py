@@ -7,7 +7,7 @@ from functools import wraps
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional
 
 from pytest_triguard.verification import rounding
@@ -15,7 +15,6 @@ from pytest_triguard.verification.intervals import Interval
 from pytest_triguard.verification.operators.rule import Unsupported
 from pytest_triguard.verification.operators.shape import (
     Change,
-    exact,
     listed,
     moving,
     refuse_moved_samples,
@@ -107,10 +106,14 @@ def copied(input: Interval, move: Change, back: Change | None = None) -> Affine:
 
 def pad(input: Interval, pad: Any, mode: str = "constant", value: float | None = None) -> Interval:
     """Bounds of `functional.pad`."""
-    change = _padded(input, pad, mode, value)
-    if mode != "constant" or value:
-        return repeated(input, change)
-    return input.rearranged(change)
+    if mode != "constant" or not value:
+        change = _padded(input, pad, mode, value)
+        return input.rearranged(change) if mode == "constant" else repeated(input, change)
+    stored = torch.tensor(value, dtype=input.dtype)
+    exact = float(stored) == value
+    ends = (stored, stored) if exact else (rounding.down(stored, 1), rounding.up(stored, 1))
+    low, high = (_padded(input, pad, mode, float(end)) for end in ends)
+    return Interval(low(input.lower), high(input.upper))
 
 
 def pad_relaxation(
@@ -124,6 +127,16 @@ def pad_relaxation(
     gamma = rounding.gamma(offset.numel(), input.dtype)
     error = offset.abs() * (2 * gamma) + (0 if found.error is None else found.error)
     return Affine(input, found.transpose, offset[0], error)
+
+
+def pad_evaluation(
+    input: Interval, pad: Any, mode: str = "constant", value: float | None = None, *, unit: float
+) -> Tensor:
+    """Rounding of the number that the module puts around the value."""
+    if mode != "constant" or not value:
+        return input.lower.new_zeros(())
+    offset = functional.pad(torch.zeros_like(input.lower[:1]), pad, mode, value)
+    return offset.abs() * (2 * unit) + rounding.lost(torch.zeros_like(offset))
 
 
 def _padded(input: Interval, pad: Any, mode: str, value: float | None) -> Change:
@@ -155,5 +168,5 @@ REPEAT = _copying(_repeat)
 PAD: dict[str, Any] = {
     "interval": pad,
     "relaxation": pad_relaxation,
-    "evaluation": exact,
+    "evaluation": pad_evaluation,
 }
