@@ -220,6 +220,7 @@ VALUE = Interval(torch.zeros(2, 3, 4, 4), torch.ones(2, 3, 4, 4))
         (functional.pad, ((0, 0, 0, 0, 0, 0, 1, 0),), "padding of samples"),
         (functional.interpolate, ((8, 8), None, "bicubic"), "mode='bicubic'"),
         (functional.interpolate, ((8, 8), None, "bilinear", False, None, True), "antialias=True"),
+        (torch.softmax, (1, torch.float16), "dtype=torch.float16"),
         ("sum", (), "over the samples"),
     ],
 )

@@ -39,8 +39,7 @@ def softmax(
     input: Interval, dim: int | None = None, _stacklevel: int = 3, dtype: Any = None
 ) -> Interval:
     """Bounds of `torch.softmax`."""
-    del _stacklevel
-    logarithms = log_softmax(input, dim, dtype=dtype)
+    logarithms = log_softmax(input, dim, _stacklevel, dtype)
     lower = rounding.down(logarithms.lower.exp(), _ROUNDINGS)
     upper = rounding.up(logarithms.upper.exp(), _ROUNDINGS)
     return Interval(lower.clamp_min(0), upper.clamp_max(1))
@@ -50,16 +49,17 @@ def log_softmax(
     input: Interval, dim: int | None = None, _stacklevel: int = 3, dtype: Any = None
 ) -> Interval:
     """Bounds of `torch.log_softmax`."""
-    del _stacklevel
-    along = _along(input, dim, dtype)
+    along = _along(input, dim, _stacklevel, dtype)
     low, high = input.lower.movedim(along, -1), input.upper.movedim(along, -1)
     lower = rounding.down(functional.logsigmoid(_ahead(low, high, -1)), _ROUNDINGS)
     upper = rounding.up(functional.logsigmoid(_ahead(high, low, 1)), _ROUNDINGS)
     return Interval(lower.movedim(-1, along), upper.movedim(-1, along))
 
 
-def _along(input: Interval, dim: int | None, dtype: Any) -> int:
+def _along(input: Interval, dim: int | None, _stacklevel: Any, dtype: Any) -> int:
     """Return the dimension, counted from the front."""
+    if isinstance(_stacklevel, torch.dtype):  # third of `torch.softmax` and of the method
+        dtype = _stacklevel
     if dtype is not None:
         raise Unsupported(f"dtype={dtype}")
     if dim is None or dim % len(input.shape) == 0:
@@ -125,8 +125,7 @@ def log_softmax_evaluation(
     unit: float,
 ) -> Tensor:
     """Rounding of the module's own differences, and of the logarithm of the sum."""
-    del _stacklevel
-    along = _along(input, dim, dtype)
+    along = _along(input, dim, _stacklevel, dtype)
     largest = input.magnitude.amax(along, keepdim=True).expand(input.shape)
     return 8 * unit * (largest + 8) + 2 * rounding.accumulated(2 * input.shape[along], unit)
 
@@ -169,8 +168,7 @@ def softmax_relaxation(
     input: Interval, dim: int | None = None, _stacklevel: int = 3, dtype: Any = None
 ) -> Planes:
     """Tangent and chord of the exponential over those of the log-sum-exp."""
-    del _stacklevel
-    along = _along(input, dim, dtype)
+    along = _along(input, dim, _stacklevel, dtype)
     sums = _Sums.of(input, along)
     logarithms, ends = log_softmax(input, along), softmax(input, along)
     low, high = (each.movedim(along, -1) for each in (logarithms.lower, logarithms.upper))
@@ -186,8 +184,7 @@ def log_softmax_relaxation(
     input: Interval, dim: int | None = None, _stacklevel: int = 3, dtype: Any = None
 ) -> Planes:
     """Tangent and chord of the log-sum-exp."""
-    del _stacklevel
-    along = _along(input, dim, dtype)
+    along = _along(input, dim, _stacklevel, dtype)
     sums = _Sums.of(input, along)
     one = torch.ones_like(sums.middle)
     offsets = sums.rests[0] * one, sums.rests[1] * one
