@@ -176,14 +176,14 @@ def _avg_pool2d(
     def average(values: Tensor) -> Tensor:
         return functional.avg_pool2d(values, kernel_size, *args, **kwargs)
 
-    return _averaged(cotangent, input, average, cotangent.lower[0, 0].numel())
+    return _averaged(cotangent, input, average, cotangent.shape[-2:].numel())
 
 
 def _adaptive_avg_pool2d(cotangent: Interval, input: Interval, output_size: Any) -> list[Interval]:
     def average(values: Tensor) -> Tensor:
         return functional.adaptive_avg_pool2d(values, output_size)
 
-    return _averaged(cotangent, input, average, cotangent.lower[0, 0].numel())
+    return _averaged(cotangent, input, average, cotangent.shape[-2:].numel())
 
 
 def _mean(

@@ -19,6 +19,7 @@ from torch.nn import functional
 
 from pytest_triguard.verification import rounding
 from pytest_triguard.verification.intervals import Interval
+from pytest_triguard.verification.operators import Unsupported
 
 _Pair = tuple[int, int]
 
@@ -152,8 +153,14 @@ def max_pool2d(
     ceil_mode: bool = False,
     return_indices: bool = False,
 ) -> list[Interval]:
-    """Carry a cotangent back through `functional.max_pool2d`."""
+    """Carry a cotangent back through `functional.max_pool2d`.
+
+    Raises:
+        Unsupported: If the argument has no dimension for channels.
+    """
     del ceil_mode, return_indices
+    if len(input.shape) != 4:
+        raise Unsupported(f"a value of {len(input.shape)} dimensions")
     kernel, gaps, pads = _pair(kernel_size), _pair(dilation), _pair(padding)
     steps = _pair(stride) if stride else kernel
     frame = _Frame(input.shape, cotangent.shape, kernel, steps, pads, gaps)

@@ -317,6 +317,19 @@ class Network:
         except Unsupported as error:
             raise self._uncovered(call.node, error) from None
 
+    def open(self, call: Call) -> list[tuple[Interval, Tensor]]:
+        """Return which elements of which arguments a relaxation wants tighter; as `Rule.open`.
+
+        Raises:
+            Unsupported: If the rule does not cover the call.
+        """
+        if call.rule.open is None:
+            return []
+        try:
+            return call.rule.open(*call.args, **call.kwargs)
+        except Unsupported as error:
+            raise self._uncovered(call.node, error) from None
+
     @cached_property
     def share(self) -> float:
         """About what share of all magnitudes the rounding of the bounds adds, in one walk."""

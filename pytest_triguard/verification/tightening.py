@@ -40,8 +40,7 @@ class Tightening:
 
     def arguments(self, call: Call, solve: Solve) -> None:
         """Tighten the arguments that an operator wants tighter, unless they are exact."""
-        wanted = call.rule.open(*call.args, **call.kwargs) if call.rule.open else []
-        for value, mask in wanted:
+        for value, mask in self.walk.network.open(call):
             key = self.walk.key_of(value)
             if not self.walk.is_loose(key):
                 continue

@@ -285,8 +285,12 @@ def _hooked() -> nn.Module:
         (Kinked(lambda values: 1 / (values + 1)), "operator truediv at the top of the module"),
         (Frozen(), "the gradient of Frozen is not that of the function it computes"),
         (_hooked(), "the gradient of Sequential is not that of the function it computes"),
+        (
+            nn.Sequential(nn.Flatten(1, 2), nn.MaxPool2d(1), nn.Flatten(), nn.Linear(4, 2)),
+            "operator MaxPool2d in module '1' is not covered: a value of 3 dimensions",
+        ),
     ],
-    ids=["sigmoid", "product", "tanh", "quotient", "frozen", "hooked"],
+    ids=["sigmoid", "product", "tanh", "quotient", "frozen", "hooked", "no channels"],
 )
 def test_what_has_no_sound_bound_is_refused_by_name(module, reason):
     clean = torch.rand(2, 1, 2, 2)

@@ -247,8 +247,14 @@ class _Windows:
         ceil_mode: bool = False,
         return_indices: bool = False,
     ) -> _Windows:
-        """Return the windows of a pooling over an argument."""
+        """Return the windows of a pooling over an argument.
+
+        Raises:
+            Unsupported: If the argument has no dimension for channels.
+        """
         del return_indices
+        if len(input.shape) != 4:
+            raise Unsupported(f"a value of {len(input.shape)} dimensions")
         kernel, gaps, pads = _pair(kernel_size), _pair(dilation), _pair(padding)
         steps = kernel if stride is None or stride == [] else _pair(stride)
         shape = functional.max_pool2d(

@@ -53,7 +53,7 @@ def _avg_pool2d(
 
 
 def _adaptive_avg_pool2d(input: Interval, output_size: Any) -> _Average:
-    rows, columns = input.shape[2:]
+    rows, columns = input.shape[-2:]
     return _Average(
         lambda values: functional.adaptive_avg_pool2d(values, output_size), rows * columns
     )
