@@ -235,6 +235,35 @@ def test_a_transposed_convolution_of_an_unbatched_image_is_refused():
         TABLE[nn.ConvTranspose2d].interval(value, torch.ones(2, 1, 2, 2))
 
 
+def test_the_nearest_element_is_bounded_where_every_dtype_copies_the_same():
+    """Of 45 elements stretched to 129, float32 copies others than float64 does."""
+    rule = TABLE[functional.interpolate]
+    for dtype in (torch.float64, torch.float32):
+        value = Interval(*(torch.full((1, 1, 1, 45), end, dtype=dtype) for end in (0.0, 1.0)))
+        assert rule.interval(value, (1, 128)).upper.eq(1).all()
+        if dtype == torch.float64:
+            with pytest.raises(Unsupported, match="float32 copies other elements"):
+                rule.interval(value, (1, 129))
+
+
+@pytest.mark.parametrize("method", ["ibp", "crown_ibp", "crown"])
+@pytest.mark.parametrize(
+    "pool", [nn.MaxPool2d(3, 2, 1), nn.AvgPool2d(3, 2, 1), nn.AdaptiveAvgPool2d(2)]
+)
+def test_pooling_without_channels_is_bounded_or_refused_by_name(pool, method):
+    module = nn.Sequential(nn.Flatten(1, 2), nn.ReLU(), pool, nn.Flatten(), nn.Linear(4, 2))
+    clean = torch.rand(2, 1, 4, 4, generator=torch.Generator().manual_seed(4))
+    subject = Classifier(module)
+    if isinstance(pool, nn.MaxPool2d) and method != "ibp":
+        with pytest.raises(ModelError, match="MaxPool2d in module '2' is not covered: a value of"):
+            verification.bounds(subject, clean - 0.1, clean + 0.1, method=method)
+        return
+    low, high = verification.bounds(subject, clean - 0.1, clean + 0.1, method=method)
+    for shift in (-0.1, 0.0, 0.1):
+        logits = subject(clean + shift)
+        assert ((logits >= low - 1e-5) & (logits <= high + 1e-5)).all()
+
+
 def test_stochastic_depth_is_nothing_in_evaluation_mode():
     ops = pytest.importorskip("torchvision.ops")
     module = nn.Sequential(nn.Flatten(), ops.StochasticDepth(0.5, "row"), nn.Linear(12, 3)).eval()

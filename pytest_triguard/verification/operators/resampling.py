@@ -33,6 +33,7 @@ def interpolate(
         size, scale_factor, mode, align_corners, recompute_scale_factor, antialias
     )
     if copies:
+        _refuse_ambiguous(input, change)
         return repeated(input, change)
     error = _rounded(input, change(input.lower), rounding.roundoff(input.dtype))
     return Interval(change(input.lower) - error, change(input.upper) + error)
@@ -83,6 +84,18 @@ def _resized(
         )
 
     return change, mode in _COPYING
+
+
+def _refuse_ambiguous(input: Interval, change: Change) -> None:
+    """Refuse sizes at which the nearest element depends on the dtype that places are computed in.
+
+    It does where a place falls on the border between two elements: rounded down, it is the other.
+    """
+    sizes = input.shape[2:]
+    places = torch.arange(sizes.numel(), device=input.lower.device, dtype=torch.float32)
+    places = places.view(1, 1, *sizes)
+    if not torch.equal(change(places), change(places.to(input.dtype)).to(torch.float32)):
+        raise Unsupported(f"size {tuple(sizes)}, of which float32 copies other elements")
 
 
 def _transposed(input: Interval, change: Change) -> Change:
