@@ -235,6 +235,27 @@ def test_a_transposed_convolution_of_an_unbatched_image_is_refused():
         TABLE[nn.ConvTranspose2d].interval(value, torch.ones(2, 1, 2, 2))
 
 
+@pytest.mark.parametrize(
+    "copied", [lambda x: x.repeat(1, 2), lambda x: x.unsqueeze(1).expand(-1, 2, -1).flatten(1)]
+)
+def test_copies_are_not_taken_for_values_of_their_own(copied):
+    """The difference of two copies is nothing, which a box around both does not show."""
+
+    class Difference(nn.Module):
+        def forward(self, inputs):
+            hidden = copied(inputs.flatten(1))
+            return functional.linear(
+                functional.relu(functional.linear(hidden, WEIGHTS)), torch.eye(2)
+            )
+
+    box = torch.full((1, 1, 1, 2), 0.5)
+    low, high = verification.bounds(Classifier(Difference()), box - 0.5, box + 0.5, method="crown")
+    assert (high - low).max() < 1e-3
+
+
+WEIGHTS = torch.tensor([[1.0, 0.0, -1.0, 0.0], [0.0, 1.0, 0.0, -1.0]])
+
+
 def test_the_nearest_element_is_bounded_where_every_dtype_copies_the_same():
     """Of 45 elements stretched to 129, float32 copies others than float64 does."""
     rule = TABLE[functional.interpolate]

@@ -82,7 +82,8 @@ def _copying(change: Callable[..., Change]) -> dict[str, Any]:
         refuse_moved_samples(move, input.shape)
         return copied(input, move)
 
-    return rules | {"interval": interval, "relaxation": relaxation}
+    # Copies do not vary independently: what is made of them may be looser than it need be.
+    return rules | {"interval": interval, "relaxation": relaxation, "mixing": "sum"}
 
 
 def repeated(input: Interval, move: Change) -> Interval:
