@@ -44,6 +44,8 @@ class ProofTree:
     multipliers: tuple[tuple[float, ...], ...]
 
     def __post_init__(self) -> None:
+        if min(self.splits, default=_LEAF) < _LEAF:
+            raise InputError("a proof tree must have places from 0 on, or -1 for a leaf")
         paths = list(self.paths())
         if [len(path) for path in paths] != [len(each) for each in self.multipliers]:
             raise InputError("a proof tree must have a multiplier for each decision of each leaf")

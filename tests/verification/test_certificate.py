@@ -308,6 +308,7 @@ def test_leaves_of_a_tree_cover_every_pattern_of_signs():
         ((), (), "must cover the region, but 1 parts are missing"),
         ((-1, -1), ((), ()), "must end with its last leaf, but more nodes came"),
         ((3, -1, -1), ((1.0,), ()), "must have a multiplier for each decision of each leaf"),
+        ((-2, -1, -1), ((0.0,), (0.0,)), "must have places from 0 on"),
         ((3, -1, -1), ((1.0,), (-1.0,)), "must have multipliers that are finite and at least 0"),
         ((3, -1, -1), ((1.0,), (float("nan"),)), "multipliers that are finite and at least 0"),
         ((3, -1, -1), ((1.0,), (float("inf"),)), "multipliers that are finite and at least 0"),
