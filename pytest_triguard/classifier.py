@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -69,6 +69,7 @@ class Classifier:
         self._lock = threading.RLock()
         self._held: _Held | None = None
         self._timings: dict[str, Timings] = {}
+        self._layouts: dict[str, dict[Hashable, bool]] = {}
         self.kept = KeptMaps()
         self._fingerprint: tuple[tuple[object, ...], str] | None = None
 
@@ -129,6 +130,7 @@ class Classifier:
                 bounds=self.bounds,
                 normalization=self.normalization,
                 chunk=ChunkSize(chunk or settings.chunk, timings),
+                layouts=self._layouts.setdefault(str(target), {}),
             )
         finally:
             self._release()

@@ -13,6 +13,7 @@ from torch import Tensor
 from pytest_triguard.classifier import Classifier
 from pytest_triguard.data import Samples
 from pytest_triguard.engine.gradients import input_gradient
+from pytest_triguard.engine.layouts import arrange
 from pytest_triguard.engine.model import Model
 from pytest_triguard.engine.objectives import logit
 from pytest_triguard.engine.probe import probe
@@ -150,9 +151,12 @@ def probed(
         ModelError: If the module breaks what a classifier promises.
     """
     with classifier.prepared(device=device) as model:
-        probe(model, inputs.to(model.device), may_draw=may_draw)
+        rows = inputs.to(model.device)
+        probe(model, rows, may_draw=may_draw)
         if model.draws:
             torch.manual_seed(seed)
+        else:
+            arrange(model, rows)
         _check_class_names(classifier, model)
         yield model
 

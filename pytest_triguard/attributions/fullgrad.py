@@ -134,7 +134,7 @@ class FullGrad(Summing):
         """
         if gradient.ndim != 4:
             return gradient.new_empty(0)
-        sizes = gradient.abs().flatten(2)
+        sizes = gradient.contiguous().abs().flatten(2)
         least, largest = sizes.amin(2), sizes.amax(2)
         if bias is None:
             summed = sizes.sum(1)

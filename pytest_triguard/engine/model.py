@@ -28,6 +28,8 @@ class Model:
         bounds: Lower and upper end of the valid input range, each one number or one per channel.
         normalization: Mean and standard deviation applied before the network, or None.
         chunk: Rows per pass.
+        layouts: Whether channels are better last, by what was asked; shared by all checks of one
+            classifier and device.
 
     Attributes:
         passes: Forward and backward passes so far.
@@ -35,6 +37,7 @@ class Model:
         draws: Whether it draws at random, so that two calls differ.
         num_classes: Number of logits, known after the first forward pass.
         known: What was found out about the network, by what was asked.
+        channels_last: Whether the network is given its inputs with channels last in memory.
     """
 
     def __init__(
@@ -46,6 +49,7 @@ class Model:
         bounds: tuple[Sequence[float], Sequence[float]],
         normalization: tuple[Sequence[float], Sequence[float]] | None,
         chunk: ChunkSize,
+        layouts: dict[Hashable, bool] | None = None,
     ) -> None:
         self.module = module
         self.device = device
@@ -56,6 +60,8 @@ class Model:
         self.num_classes: int | None = None
         self.known: dict[Hashable, Any] = {}
         self.chunk = chunk
+        self.layouts: dict[Hashable, bool] = {} if layouts is None else layouts
+        self.channels_last = False
         self._bounds = bounds
         self._normalization = normalization
         self._constants: dict[tuple[str, torch.dtype], tuple[Tensor, Tensor]] = {}
@@ -110,7 +116,12 @@ class Model:
         Raises:
             ModelError: If the network does not return one `(N, K)` floating tensor with K >= 2.
         """
-        outputs = self.module(self.normalized(inputs))
+        seen = self.normalized(inputs)
+        if self.channels_last:
+            seen = seen.to(memory_format=torch.channels_last)
+            if seen.requires_grad:  # points and steps lie in the usual order
+                seen.register_hook(Tensor.contiguous)  # type: ignore[no-untyped-call]
+        outputs = self.module(seen)
         self._check_outputs(outputs, len(inputs))
         self.passes.forward += len(inputs)
         return outputs  # type: ignore[no-any-return]

@@ -1,0 +1,226 @@
+"""Channels last in memory: for networks that pool much, and with the same results for all."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+from pytest_triguard import attacks, attributions, running
+from pytest_triguard.classifier import Classifier
+from pytest_triguard.engine import layouts
+from pytest_triguard.engine.passes import Passes
+from pytest_triguard.running import running as run_of
+from tests.attacks import table as attack_table
+from tests.attribution_attacks import table as explanation_table
+from tests.attributions import table as attribution_table
+from tests.metrics import model_table
+from tests.networks import problem
+
+
+def pooling(channels=1):
+    """Return a network that spends much on max-pooling."""
+    return nn.Sequential(
+        nn.Conv2d(channels, 4, 3, padding=1),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Flatten(),
+        nn.Linear(4 * 4 * 3, 3),
+    )
+
+
+class Viewing(nn.Module):
+    """A network that views what it pooled as rows, in the order in which it is used to lie."""
+
+    def __init__(self):
+        super().__init__()
+        self.features, self.head = nn.Conv2d(1, 4, 3, padding=1), nn.Linear(48, 3)
+
+    def forward(self, inputs):
+        return self.head(functional.max_pool2d(self.features(inputs), 2).view(-1, 48))
+
+
+class Storage(nn.Module):
+    """A network that reads what it pooled as it lies in memory."""
+
+    def __init__(self):
+        super().__init__()
+        self.features, self.head = nn.Conv2d(1, 4, 3, padding=1), nn.Linear(48, 3)
+
+    def forward(self, inputs):
+        pooled = functional.max_pool2d(self.features(inputs), 2)
+        return self.head(torch.as_strided(pooled, (len(inputs), 48), (48, 1)))
+
+
+class _Backward(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, values):
+        return values.clone()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient.view(-1).view(gradient.shape)
+
+
+class ViewingBackward(nn.Module):
+    """A network with a derivative that views what it is given."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = pooling()
+
+    def forward(self, inputs):
+        return self.inner[1:](_Backward.apply(self.inner[0](inputs)))
+
+
+def colour_images(dtype=torch.float32, channels=3):
+    generator = torch.Generator().manual_seed(3)
+    return torch.rand(5, channels, 8, 6, generator=generator, dtype=dtype)
+
+
+def is_arranged(module, inputs):
+    with run_of(Classifier(module), inputs) as run:
+        return run.model.channels_last
+
+
+# --- which networks -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_network_that_pools_much_sees_channels_last(channels):
+    module, seen = pooling(channels), []
+    module[2].register_forward_hook(lambda layer, given, output: seen.append(output))
+    inputs = colour_images(channels=channels)
+    attributions.get("saliency")(Classifier(module), inputs)
+    assert seen[-1].is_contiguous(memory_format=torch.channels_last)
+    assert not seen[-1].is_contiguous()
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(96, 3)),
+        nn.Sequential(nn.Conv2d(1, 4, 3), nn.AvgPool2d(2), nn.Flatten(), nn.Linear(24, 3)),
+        nn.Sequential(nn.Flatten(), nn.Linear(48, 3)),
+        # One number is compared for some 800 products.
+        nn.Sequential(
+            nn.Conv2d(1, 64, 3, padding=1),
+            nn.Conv2d(64, 64, 7, padding=3),
+            nn.MaxPool2d(2),
+            nn.Flatten(),
+            nn.Linear(768, 3),
+        ),
+    ],
+    ids=["no pooling", "averages", "linear", "little pooling"],
+)
+def test_a_network_that_pools_little_is_given_what_came(module):
+    assert not is_arranged(module, colour_images(channels=1))
+
+
+def test_double_precision_is_given_what_came():
+    assert not is_arranged(pooling().double(), colour_images(torch.float64, 1))
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning")
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+def test_a_compiled_network_is_given_what_came():
+    inputs = colour_images(channels=1)
+    assert is_arranged(pooling(), inputs)
+    assert not is_arranged(torch.jit.trace(pooling().eval(), inputs), inputs)
+    compiled = pooling()
+    compiled._compiled_call_impl = compiled._call_impl
+    assert not is_arranged(compiled, inputs)
+
+
+@pytest.mark.parametrize("kind", [Viewing, Storage, ViewingBackward])
+def test_a_network_that_depends_on_the_layout_is_given_what_came(kind):
+    module, inputs = kind().eval(), colour_images(channels=1)
+    expected = inputs.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(module(expected)[:, 1].sum(), expected)
+    found = attributions.get("saliency")(Classifier(module), inputs, targets=1)
+    assert not is_arranged(module, inputs)
+    assert torch.allclose(found, gradient, atol=1e-7)
+
+
+# --- what it costs ------------------------------------------------------------------------------
+
+
+def test_a_network_is_looked_at_once_and_not_counted(monkeypatch):
+    looked, look = [], layouts._pools_much
+    monkeypatch.setattr(layouts, "_pools_much", lambda *given: looked.append(given) or look(*given))
+    subject, inputs = Classifier(pooling()), colour_images(channels=1)
+    for _ in range(2):
+        with run_of(subject, inputs) as run:
+            assert run.model.channels_last
+            assert run.model.passes == Passes(forward=0, backward=0)
+    assert len(looked) == 1
+    subject.module[1] = nn.Softplus()
+    with run_of(subject, inputs):
+        assert len(looked) == 2
+
+
+def test_the_layout_of_the_user_s_tensors_stays_theirs():
+    inputs = colour_images()
+    found = attributions.get("saliency")(Classifier(pooling(3)), inputs)
+    assert inputs.stride() == found.stride() == colour_images().stride()
+
+
+# --- the same results ---------------------------------------------------------------------------
+
+
+@pytest.fixture
+def in_both_layouts(monkeypatch):
+    """Run something in double precision, where layouts differ by rounding alone, in each layout."""
+
+    def run(job):
+        found = []
+        for last in (False, True):
+            monkeypatch.setattr(
+                running,
+                "arrange",
+                lambda model, rows, last=last: setattr(model, "channels_last", last),
+            )
+            found.append(job())
+        return found
+
+    return run
+
+
+@attribution_table.every_row
+def test_attributions_are_the_same_in_both_layouts(row, in_both_layouts):
+    subject, inputs, labels = row.problem(4)
+    first, second = in_both_layouts(
+        lambda: row.method()(Classifier(subject.module), inputs, targets=labels)
+    )
+    assert attribution_table.close(first, second, 1e-8)
+    assert first.stride() == second.stride()
+
+
+@attack_table.every_row
+def test_attacks_are_the_same_in_both_layouts(row, in_both_layouts):
+    subject, inputs, labels = problem("conv", 4)
+    first, second = in_both_layouts(
+        lambda: attacks.get(row.name, **{"eps": 0.04} | row.few)(
+            Classifier(subject.module), inputs, labels
+        )
+    )
+    assert attack_table.same(first, second, 1e-8)
+
+
+@explanation_table.every_row
+def test_attacks_on_explanations_are_the_same_in_both_layouts(row, in_both_layouts):
+    subject, inputs, labels = problem("smooth", 3)
+    first, second = in_both_layouts(
+        lambda: row.attack()(Classifier(subject.module), inputs, labels)
+    )
+    assert explanation_table.same(first, second, 1e-8)
+
+
+@pytest.mark.parametrize("row", model_table.TABLE, ids=lambda row: row.name)
+def test_metrics_are_the_same_in_both_layouts(row, in_both_layouts):
+    subject, inputs, labels = problem("conv", 4)
+    first, second = in_both_layouts(
+        lambda: row.metric()(inputs - 0.5, Classifier(subject.module), inputs, labels)
+    )
+    assert torch.allclose(first, second, atol=1e-9)
