@@ -127,7 +127,7 @@ def test_double_precision_is_given_what_came():
 def test_a_compiled_network_is_given_what_came():
     inputs = colour_images(channels=1)
     assert is_arranged(pooling(), inputs)
-    assert not is_arranged(torch.jit.trace(pooling().eval(), inputs), inputs)
+    assert not is_arranged(torch.jit.trace(pooling().eval(), inputs, check_trace=False), inputs)
     compiled = pooling()
     compiled._compiled_call_impl = compiled._call_impl
     assert not is_arranged(compiled, inputs)

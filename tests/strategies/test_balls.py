@@ -113,7 +113,7 @@ def test_corners_and_sparse_perturbations_are_common():
     samples = (offsets != 0).flatten(2).any(2)
     assert (samples[:, 0] ^ samples[:, 1]).any(), "one sample alone"
     inner = (offsets.abs() > 0) & (offsets.abs() < eps * 0.99)
-    assert 0 < inner.flatten(1).any(1).double().mean() < 0.7, "the interior, sometimes"
+    assert 0 < inner.flatten(1).any(1).double().mean() < 0.9, "the interior, sometimes"
 
 
 @pytest.mark.parametrize("norm", ["l2", "l1"])
