@@ -69,8 +69,8 @@ def drift_panels(image: Tensor, maps: Mapping[str, Tensor], *, title: str = "") 
 
     Args:
         image: `(C, H, W)` in [0, 1].
-        maps: Names of baselines to maps `(C, H, W)`, at least two; each is divided by its mass, as
-            the drift between them is, and all share one scale.
+        maps: Names of baselines to maps `(C, H, W)`, at least two; each is divided by the mass of
+            all its elements, as in the drift between them, and all share one scale.
         title: Shown above.
 
     Returns:
@@ -84,7 +84,11 @@ def drift_panels(image: Tensor, maps: Mapping[str, Tensor], *, title: str = "") 
     if len(maps) < 2:
         raise InputError(f"maps must hold at least two maps, but {len(maps)} came")
     shown = _image("image", image)
-    shares = {name: _shares(name, _map(name, each, image)) for name, each in maps.items()}
+    summed = {name: _map(name, each, image) for name, each in maps.items()}
+    shares = {
+        name: _shares(name, each, _checked(name, maps[name]).numpy())
+        for name, each in summed.items()
+    }
     if len(shares) == 2:
         first, second = shares.values()
         shares["difference"] = first - second
@@ -116,8 +120,13 @@ def displacement(
         InputError: If a shape is wrong, or a map is zero.
         TriGuardError: If matplotlib is not installed.
     """
-    clean = _shares("clean_map", np.abs(_map("clean_map", clean_map, image)))
-    moved = _shares("attacked_map", np.abs(_map("attacked_map", attacked_map, image)))
+    clean, moved = (
+        _shares(name, values, values)
+        for name, values in (
+            ("clean_map", np.abs(_map("clean_map", clean_map, image))),
+            ("attacked_map", np.abs(_map("attacked_map", attacked_map, image))),
+        )
+    )
     peak = max(float(clean.max()), float(moved.max()))
     figure, panels = _panels(5, title)
     _show_image(panels[0], _image("image", image), "image")
@@ -150,7 +159,8 @@ def removal_curves(curves: Mapping[str, Curve], *, title: str = "") -> Figure:
         values = values[~np.isnan(values).any(1)]
         if not len(values):
             raise InputError(f"the curve {name!r} must hold a defined sample, but holds none")
-        mean, error = values.mean(0), values.std(0) / np.sqrt(len(values))
+        several = len(values) > 1
+        mean, error = values.mean(0), values.std(0, ddof=int(several)) / np.sqrt(len(values))
         shares = curve.shares.detach().double().cpu().numpy()
         axes.plot(shares, mean, label=f"{name} ({np.trapezoid(mean, shares):.3f})")
         axes.fill_between(shares, mean - error, mean + error, alpha=0.2)
@@ -218,8 +228,9 @@ def _map(name: str, attribution: Any, image: Tensor) -> Array:
     return summed
 
 
-def _shares(name: str, values: Array) -> Array:
-    mass = float(np.abs(values).sum())
+def _shares(name: str, values: Array, elements: Array) -> Array:
+    """Return values as shares of the mass of the elements they are made of."""
+    mass = float(np.abs(elements).sum())
     if not mass > 0:
         raise InputError(f"{name} must hold attribution, but it is zero")
     return values / mass

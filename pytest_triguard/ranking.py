@@ -2,7 +2,8 @@
 
 Each is held against the one with the best value, on the same samples. Every interval is so wide
 that all of one table hold together with the confidence that is stated (Bonferroni), so that the
-best is not only called so because many were tried.
+best is not only called so because many were tried. As the samples say which one that is, any pair
+can come to be compared, and all pairs are counted.
 """
 
 from __future__ import annotations
@@ -125,7 +126,7 @@ def _ranking(records: Sequence[Record]) -> Ranking:
     leader, *others = sorted(records, key=lambda record: _badness(record, sign))
     known = [each.confidence for each in records if each.confidence is not None]
     confidence = known[0] if known else SHOWN_CONFIDENCE
-    each_confidence = 1 - (1 - confidence) / len(others)
+    each_confidence = 1 - (1 - confidence) / math.comb(len(records), 2)
     rows = [_rank(record, leader, sign, each_confidence) for record in others]
     tied = [row.label for row in rows if row.place is Place.TIE]
     decided = leader.value is not None and all(row.place is Place.WORSE for row in rows)

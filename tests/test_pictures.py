@@ -8,6 +8,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 
 from pytest_triguard import metrics, pictures
 from pytest_triguard.errors import InputError, InputTypeError
@@ -46,12 +47,11 @@ def test_a_map_without_negative_values_begins_at_zero(image):
 
 
 def test_panels_of_a_drift_show_shares_on_one_scale(image):
-    first, second = images((3, 5, 7), 2, seed=4)
+    first, second = images((3, 5, 7), 2, seed=4) - 0.5
     figure = pictures.drift_panels(image, {"zero": first, "blur": 100 * second})
     _, zero, blur, difference = figure.axes
     for axes, values in ((zero, first), (blur, second)):
-        mass = values.sum(0)
-        assert np.allclose(drawn(axes)[0], mass / mass.abs().sum())
+        assert np.allclose(drawn(axes)[0], (values / values.abs().sum()).sum(0))
     assert np.allclose(drawn(difference)[0], drawn(zero)[0] - drawn(blur)[0])
     assert len({drawn(axes)[1][1] for axes in (zero, blur, difference)}) == 1
     several = pictures.drift_panels(image, {"a": first, "b": second, "c": first})
@@ -77,6 +77,11 @@ def test_curves_show_the_mean_of_the_defined_samples():
     (line,) = figure.axes[0].get_lines()
     defined = curve.values[[0, 1, 3, 4]].mean(0)
     assert np.allclose(line.get_ydata(), defined)
+    (band,) = figure.axes[0].collections
+    error = stats.sem(curve.values[[0, 1, 3, 4]].numpy())
+    ends = band.get_paths()[0].vertices[:, 1]
+    assert ends.max() == pytest.approx((defined.numpy() + error).max())
+    assert ends.min() == pytest.approx((defined.numpy() - error).min())
     area = float(torch.trapezoid(defined, curve.shares))
     assert line.get_label() == f"gradient ({area:.3f})"
 

@@ -70,7 +70,7 @@ def test_the_best_is_named_where_every_interval_excludes_zero():
     assert places(found) == {"a": "best", "b": "worse", "c": "worse"}
     for row, values in zip(found.rows[1:], others, strict=True):
         rounded = [float(f"{each:.6g}") for each in values]
-        expected = paired_interval(BASE, np.array(rounded), "mean", 1 - 0.05 / 2, seed=3)
+        expected = paired_interval(BASE, np.array(rounded), "mean", 1 - 0.05 / 3, seed=3)
         assert row.difference_interval == pytest.approx(expected, abs=1e-6)
         assert row.difference == pytest.approx(np.mean(values - BASE), abs=1e-6)
         assert row.pairs == 60
@@ -93,6 +93,16 @@ def test_more_rivals_make_every_interval_wider():
     (wide,) = (row.difference_interval for row in among.rows if row.label == "r0")
     assert wide[0] < narrow[0]
     assert narrow[1] < wide[1]
+
+
+def test_the_luckiest_of_equals_is_not_told_from_the_last_of_them():
+    """The samples choose which pair is shown, so all 28 pairs of eight count, not seven."""
+    drawn = np.random.default_rng(40).normal(size=(8, 60))
+    found = ranked(*(check(name, each) for name, each in zip("abcdefgh", drawn, strict=True)))
+    first, last = found.rows[0], found.rows[-1]
+    leader, least = (drawn["abcdefgh".index(row.label)] for row in (first, last))
+    assert paired_interval(leader, least, "mean", 1 - 0.05 / 7, seed=3)[1] < 0
+    assert set(places(found).values()) == {"tie"}
 
 
 def test_rates_get_the_exact_interval_of_pairs():

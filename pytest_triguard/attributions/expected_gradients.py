@@ -26,7 +26,8 @@ _DRAWN = 100
 class ExpectedGradients(AlongLines):
     """Mean of the displacement from a reference times the gradient at a random point between.
 
-    A reference that is the sample itself says nothing and is left out of the mean.
+    A reference that is the sample itself says nothing and is left out of the mean; where only valid
+    contributions are kept, it counts as a valid one of 0.
 
     Args:
         references: `(R, C, H, W)`, each used once for every sample, such as training images; or

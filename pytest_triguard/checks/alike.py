@@ -20,6 +20,7 @@ from pytest_triguard.checks.finding import Finding
 from pytest_triguard.checks.maps import Maps
 from pytest_triguard.checks.pictured import side_by_side
 from pytest_triguard.classifier import Classifier
+from pytest_triguard.engine.layers import named_layers
 from pytest_triguard.engine.samples import Batch
 from pytest_triguard.engine.sifting import require_finite
 from pytest_triguard.errors import InputError, InputTypeError
@@ -152,6 +153,7 @@ def measure_against(run: Run, attribution: Attribution, twin: Twin, metric: Pair
 @contextmanager
 def _explained_by(attribution: Attribution, twin: Twin, run: Run) -> Iterator[Explain]:
     """Hold what explains samples by another network; its passes count as the run's."""
+    attribution = named_layers(attribution, run.classifier.module)
     with beside("against", twin.classifier, run) as model:
         before = model.passes.copy()
 

@@ -72,7 +72,11 @@ _MADE = 2**17
 
 
 class Reduction(Protocol):
-    """Folds the gradients of the copies into one map per sample."""
+    """Folds the gradients of the copies into one map per sample.
+
+    The state is held in float32 at least: in lower precision, a sum of some hundred terms takes in
+    no more of them.
+    """
 
     def start(self, inputs: Tensor) -> Tensor:
         """Return the state before the first copy."""
@@ -98,12 +102,14 @@ class Mean:
 
     def start(self, inputs: Tensor) -> Tensor:
         """Return zeros."""
-        return torch.zeros_like(inputs)
+        return torch.zeros_like(inputs, dtype=_held(inputs))
 
     def add(self, state: Tensor, gradients: Tensor, points: Tensor, copies: range) -> Tensor:
         """Add the weighted gradients, one copy after the other."""
         for place, copy in enumerate(copies):
-            term = gradients[place] if self.power == 1 else gradients[place] ** self.power
+            term = gradients[place]
+            if self.power != 1:
+                term = term.to(state.dtype) ** self.power
             if self.weights is None:
                 state += term
             else:
@@ -131,7 +137,7 @@ class NonNegativeMean:
 
     def start(self, inputs: Tensor) -> Tensor:
         """Return zeros for what is kept, for its weight, and for the group being read."""
-        return inputs.new_zeros((3, *inputs.shape))
+        return inputs.new_zeros((3, *inputs.shape), dtype=_held(inputs))
 
     def add(self, state: Tensor, gradients: Tensor, points: Tensor, copies: range) -> Tensor:
         """Add to the group; when it is complete, keep its mean where that is not negative."""
@@ -149,6 +155,10 @@ class NonNegativeMean:
         """Divide what was kept by its weight."""
         kept, weight, _ = state
         return torch.where(weight > 0, kept / weight, kept)
+
+
+def _held(inputs: Tensor) -> torch.dtype:
+    return torch.promote_types(inputs.dtype, torch.float32)
 
 
 MEAN = Mean()
@@ -219,7 +229,7 @@ class _Job:
         for first in range(0, self.copies, made):
             numbers = range(first, min(first + made, self.copies))
             state = self.folded(state, block, classes, numbers, per_pass)
-        return self.reduction.finish(state, self.copies)
+        return self.reduction.finish(state, self.copies).to(block.inputs.dtype)
 
     def folded(
         self, state: Tensor, block: Copies, classes: Tensor, numbers: range, per_pass: int

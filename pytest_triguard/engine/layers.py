@@ -5,7 +5,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from dataclasses import fields, is_dataclass, replace
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +14,11 @@ from torch import Tensor, nn
 from pytest_triguard.engine.model import Model
 from pytest_triguard.errors import InputError, InputTypeError
 from pytest_triguard.validation import describe
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+Method = TypeVar("Method", bound="DataclassInstance")
 
 Layer = str | nn.Module
 """A layer as users name it: a module of the network, or its dotted name."""
@@ -164,6 +170,27 @@ def layer_name(module: nn.Module, layer: nn.Module) -> str:
     """Return the dotted name of a layer of the network; the network itself has the empty name."""
     names: dict[nn.Module, str] = {each: name for name, each in module.named_modules()}
     return names[layer]
+
+
+def named_layers(method: Method, module: nn.Module) -> Method:
+    """Return a method with the dotted names of the layers it was given, to use on another network.
+
+    Args:
+        method: A dataclass, which may hold others that hold layers, such as an attack.
+        module: The network whose layers they are.
+
+    Raises:
+        InputError: If one is a layer of another network.
+    """
+    changed: dict[str, Any] = {}
+    for each in fields(method):
+        value = getattr(method, each.name)
+        if isinstance(value, nn.Module):
+            changed[each.name] = layer_name(module, find_layer(module, value))
+        elif is_dataclass(value) and not isinstance(value, type):
+            named = named_layers(value, module)
+            changed |= {} if named is value else {each.name: named}
+    return replace(method, **changed) if changed else method
 
 
 @torch.no_grad()

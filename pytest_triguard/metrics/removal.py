@@ -23,6 +23,7 @@ from pytest_triguard.engine import draws
 from pytest_triguard.engine.model import Model
 from pytest_triguard.engine.objectives import Objective
 from pytest_triguard.engine.samples import Batch
+from pytest_triguard.metrics.base import at_least_single
 from pytest_triguard.metrics.imputation import Imputation
 
 Direction = Literal["deletion", "insertion"]
@@ -168,5 +169,12 @@ def area(curve: Tensor, cuts: Sequence[int]) -> Tensor:
     Returns:
         `(n,)`: the mean of the curve over the share of pixels, from 0 to 1.
     """
-    places = torch.tensor(cuts, dtype=curve.dtype).to(curve.device, non_blocking=True)
-    return torch.trapezoid(curve, places / cuts[-1], dim=1)
+    curve = at_least_single(curve)
+    return torch.trapezoid(curve, shares(cuts, curve), dim=1)
+
+
+def shares(cuts: Sequence[int], like: Tensor) -> Tensor:
+    """Return numbers of pixels as shares of the last, `(len(cuts),)`."""
+    # Divided first: the pixels of a photograph are more than float16 can count.
+    places = torch.tensor([cut / cuts[-1] for cut in cuts], dtype=like.dtype)
+    return places.to(like.device, non_blocking=True)

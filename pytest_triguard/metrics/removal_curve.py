@@ -23,6 +23,7 @@ from pytest_triguard.metrics.removal import (
     cut_points,
     random_ranks,
     ranks,
+    shares,
 )
 from pytest_triguard.validation import flag, one_of, whole
 
@@ -163,8 +164,7 @@ class RemovalCurve(OutputMetric):
 
     def _shares(self, maps: Tensor, like: Tensor) -> Tensor:
         """Return the shares of the pixels at which the output is read, `(J,)`."""
-        cuts = self._cuts(maps)
-        return torch.tensor(cuts, dtype=like.dtype).to(like.device, non_blocking=True) / cuts[-1]
+        return shares(self._cuts(maps), like)
 
     def _cuts(self, maps: Tensor) -> list[int]:
         return cut_points(maps.shape[2] * maps.shape[3], self.steps)

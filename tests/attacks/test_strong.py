@@ -67,6 +67,19 @@ def test_carlini_and_wagner_find_the_nearest_boundary_of_a_linear_network():
     assert (reached <= known * 1.02).all()
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_carlini_and_wagner_attack_networks_of_half_precision_at_the_ends_of_the_range(dtype):
+    """Where neither the tangent nor the decay of the squares, 0.999, can be told from 1."""
+    subject, inputs, _ = linear(4)
+    inputs[:, 0, 0, :2] = torch.tensor([0.0, 1.0])
+    subject, inputs = Classifier(bare(subject).to(dtype)), inputs.to(dtype)
+    labels = subject(inputs).argmax(1)
+    attack = attacks.get("cw", eps=3.0, steps=60, searches=1, constant=1.0)
+    found = attack(subject, inputs, labels)
+    assert found.success.all()
+    assert found.adversarial.dtype == dtype
+
+
 def test_carlini_and_wagner_keep_the_confidence_asked_for():
     subject, inputs, labels = linear(4)
     options = {"steps": 60, "searches": 4, "constant": 1.0, "stop": "never"}

@@ -73,6 +73,22 @@ def test_on_a_linear_network_the_map_is_known(row, dtype):
     assert close(found, row.linear(inputs, weights), TOLERANCE[dtype])
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_many_gradients_are_averaged_in_more_than_half_precision(dtype):
+    """In which a sum of 600 of them takes in 300."""
+    subject, inputs, targets = problem("linear", 6, dtype)
+    weights = bare(subject)[1].weight[targets].view_as(inputs)
+    smooth = attributions.get("smoothgrad", copies=600)(subject, inputs, targets)
+    assert torch.equal(smooth, weights)
+    along = attributions.get("integrated_gradients", points=400)
+    found, valid = (
+        each(subject, inputs, targets) for each in (along, attributions.recalibrated(along))
+    )
+    rounding = {"rtol": 4 * torch.finfo(dtype).eps, "atol": 0}
+    assert torch.allclose(found, inputs * weights, **rounding)
+    assert torch.allclose(valid, (inputs * weights).relu(), **rounding)
+
+
 @pytest.mark.parametrize("points", [1, 2, 7])
 @pytest.mark.parametrize("rule", ["midpoint", "gauss_legendre"])
 def test_one_midpoint_integrates_a_quadratic_network_exactly(rule, points):

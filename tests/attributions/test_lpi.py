@@ -6,6 +6,7 @@ import re
 
 import pytest
 import torch
+from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from pytest_triguard import attributions
@@ -114,6 +115,17 @@ def test_each_sample_is_compared_with_its_own_cluster_and_its_weights():
 
 
 # --- fitting ------------------------------------------------------------------------------------
+
+
+def test_what_all_logits_have_in_common_decides_no_cluster():
+    """Softmax does not see it either; the error of its square depended on the chunk."""
+    subject, inputs, targets = problem("linear", 32, torch.float32)
+    nn.init.constant_(subject.module[1].bias, 1e4)
+    method = attributions.get("lpi").fit(subject, inputs, clusters=6, references=2)
+    together = method(subject, inputs, targets)
+    with with_settings(chunk=1):
+        alone = method(subject, inputs, targets)
+    assert close(together, alone, 1e-4)
 
 
 def test_fitted_references_are_typical_images_of_their_clusters():

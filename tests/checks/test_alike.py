@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -13,6 +14,7 @@ from pytest_triguard import (
     TriGuardFailure,
     assert_explanations_agree,
     assert_passes_sanity_check,
+    attacks,
     attributions,
     metrics,
 )
@@ -103,6 +105,26 @@ def test_the_class_that_is_explained_is_that_of_the_network_itself():
     expected = metrics.get("spearman")(*maps)
     assert torch.allclose(torch.from_numpy(predicted.values), expected, rtol=1e-9)
     assert found.passes == {"forward": 16, "backward": 16}
+
+
+def naa_at(layer):
+    attack = attacks.get("naa", eps=0.1, steps=2, layer=layer)
+    return attributions.get("attexplore_plus_plus", attack=attack, output="logit")
+
+
+@pytest.mark.parametrize(
+    "method", [lambda layer: attributions.get("grad_cam", layer=layer), naa_at], ids=["cam", "naa"]
+)
+def test_a_layer_given_as_a_module_stands_for_its_like_in_the_twin(method):
+    given = problem("conv")
+    found, expected = (
+        assert_passes_sanity_check(
+            *given, attribution=method(layer), at_most=1.0, undefined_at_most=1.0
+        )
+        for layer in (given[0].module[2], "2")
+    )
+    assert np.isfinite(expected.values).any()
+    assert np.array_equal(found.values, expected.values, equal_nan=True)
 
 
 class Edges(attributions.Attribution):

@@ -254,6 +254,19 @@ def test_the_area_of_a_linear_output_is_known():
 
 
 @both
+def test_half_precision_counts_the_pixels_of_a_photograph(name):
+    """Of which there are more than the 65504 that are the largest number of float16."""
+    subject = Classifier(nn.Sequential(nn.AvgPool2d(260), nn.Flatten(), nn.Linear(1, 2)).half())
+    inputs = images((1, 260, 260), 2).half()
+    metric = metrics.get(name, steps=2)
+    curve = metric.curve(inputs, subject, inputs, 0)
+    assert curve.shares.tolist() == [0, 0.5, 1]
+    first, middle, last = curve.values.float().unbind(1)
+    found = metric(inputs, subject, inputs, 0).float()
+    assert torch.allclose(found, (first + 2 * middle + last) / 4, rtol=1e-3)
+
+
+@both
 def test_the_random_ranking_ignores_the_map(name):
     maps, subject, inputs, targets = example()
     control = metrics.get(name, ranking="random", steps=10)

@@ -184,6 +184,16 @@ def test_a_fraction_is_rounded_up_and_a_whole_number_is_a_count():
     assert expected.tolist() == metrics.get("topk_intersection", k=1)(first, second).tolist()
 
 
+def test_a_share_that_is_a_whole_number_of_pixels_is_not_rounded_up():
+    """Although 0.07 * 100 is more than 7."""
+    first, second = drawn(0, (3, 10, 10)), drawn(1, (3, 10, 10))
+    for count in range(1, 101):
+        found, expected = (
+            metrics.get("topk_intersection", k=k)(first, second) for k in (count / 100, count)
+        )
+        assert torch.equal(found, expected)
+
+
 @pytest.mark.parametrize(
     ("channels", "absolute", "expected"),
     [("sum", True, [5.0, 3.0]), ("sum", False, [-1.0, 3.0]), ("max", True, [3.0, 3.0]),
