@@ -33,6 +33,7 @@ class Model:
         passes: Forward and backward passes so far.
         spent_by: What each method took of them, where several took part.
         draws: Whether it draws at random, so that two calls differ.
+        overwrites: Whether it overwrites what it is given, and is given a copy.
         num_classes: Number of logits, known after the first forward pass.
         known: What was found out about the network, by what was asked.
     """
@@ -53,6 +54,7 @@ class Model:
         self.passes = Passes()
         self.spent_by: dict[str, Passes] = {}
         self.draws = False
+        self.overwrites = False
         self.num_classes: int | None = None
         self.known: dict[Hashable, Any] = {}
         self.chunk = chunk
@@ -110,7 +112,8 @@ class Model:
         Raises:
             ModelError: If the network does not return one `(N, K)` floating tensor with K >= 2.
         """
-        outputs = self.module(self.normalized(inputs))
+        seen = self.normalized(inputs)
+        outputs = self.module(seen.clone() if self.overwrites else seen)
         self._check_outputs(outputs, len(inputs))
         self.passes.forward += len(inputs)
         return outputs  # type: ignore[no-any-return]

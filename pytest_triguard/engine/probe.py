@@ -20,7 +20,8 @@ _COARSE = 3e-2
 def probe(model: Model, inputs: Tensor, *, may_draw: bool = False) -> None:
     """Run a sample alone and in company, and refuse a module whose answers change.
 
-    Costs five rows of forward passes, which are not counted: a call starts with them.
+    Costs five rows of forward passes, which are not counted: a call starts with them. A module
+    that overwrites its inputs is marked, and gets a copy from then on.
 
     Args:
         model: The network.
@@ -37,7 +38,11 @@ def probe(model: Model, inputs: Tensor, *, may_draw: bool = False) -> None:
     low, high = model.bounds(row.dtype)
     buffers = {name: buffer.clone() for name, buffer in model.module.named_buffers()}
     with model.passes.uncounted():
-        company = _first(model, torch.cat([row, (low + high) - row, inputs[1:2]]))
+        rows = torch.cat([row, (low + high) - row, inputs[1:2]])
+        version = rows._version
+        company = _first(model, rows)
+        # What is given from here on is not its own: the user's, or a leaf of the graph.
+        model.overwrites = rows._version != version
         alone = _twice_alone(model, row)
     name = type(model.module).__name__
     # The second row of the company is no sample of the user's.
