@@ -103,11 +103,12 @@ class _Descent(Nearest[CW]):
 
     def begin(self, model: Model, rows: Rows) -> None:
         self._weigh(rows)
-        clean = rows["clean"]
+        clean = _wide(rows["clean"])
         middle, half = self._range(clean)
         super().begin(model, rows)
         rows["variable"] = ((clean - middle) / half * _EDGE).atanh()
-        rows["mean"], rows["square"] = torch.zeros_like(clean), torch.zeros_like(clean)
+        for name in ("mean", "square"):
+            rows[name] = torch.zeros_like(rows["variable"])
 
     def _range(self, like: Tensor) -> tuple[Tensor, Tensor]:
         """Return middle and half width of the valid range."""
@@ -117,9 +118,10 @@ class _Descent(Nearest[CW]):
     def _weigh(self, rows: Rows) -> None:
         """Choose the next weight: halfway between one too small and one large enough."""
         if "constant" not in rows:
-            rows["constant"] = torch.full_like(rows["eps"], self.attack.constant)
-            rows["too_small"] = torch.zeros_like(rows["eps"])
-            rows["enough"] = torch.full_like(rows["eps"], torch.inf)
+            eps = _wide(rows["eps"])
+            rows["constant"] = torch.full_like(eps, self.attack.constant)
+            rows["too_small"] = torch.zeros_like(eps)
+            rows["enough"] = torch.full_like(eps, torch.inf)
         else:
             constant, crossed = rows["constant"], rows["crossed"]
             rows["enough"] = torch.where(crossed, constant, rows["enough"])
@@ -148,7 +150,10 @@ class _Descent(Nearest[CW]):
         return reached(logits, rows) & (self._short(logits, rows) <= 0)
 
     def move(self, model: Model, rows: Rows, gradient: Tensor) -> tuple[Tensor, Tensor]:
-        points, variable, clean = rows["points"], rows["variable"], rows["clean"]
+        variable, dtype = rows["variable"], gradient.dtype
+        points, clean, gradient = (
+            _wide(each) for each in (rows["points"], rows["clean"], gradient)
+        )
         middle, half = self._range(clean)
         whole = 2 * (points - clean) + per_row(rows["constant"], clean) * gradient
         whole = whole * half * (1 - variable.tanh() ** 2)
@@ -159,8 +164,14 @@ class _Descent(Nearest[CW]):
         square = rows["square"] / (1 - _DECAY_OF_SQUARES**taken)
         direction = -mean / (square.sqrt() + _ADDED)
         rows["variable"] = variable + self.attack.step_size * direction
-        low, high = model.bounds(clean.dtype)
-        return (middle + half * rows["variable"].tanh()).clamp(low, high), direction
+        low, high = model.bounds(dtype)
+        points = (middle + half * rows["variable"].tanh()).to(dtype)
+        return points.clamp(low, high), direction
 
     def won(self, logits: Tensor, rows: Rows) -> Tensor:
         return super().won(logits, rows) & self._crossed(logits, rows)
+
+
+def _wide(values: Tensor) -> Tensor:
+    """Return values in a dtype in which the squares of gradients are in range."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))

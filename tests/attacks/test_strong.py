@@ -192,6 +192,22 @@ def test_attacks_that_choose_their_targets_take_none(name):
         attacks.get(name)(subject, inputs, labels, targets=1)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_cw_does_not_lose_its_weights_and_moments_to_half_precision(dtype):
+    """A black border has no gradient, and the weight grows to 1e5 where nothing is in reach."""
+    exact, inputs, labels = problem("linear", 4, torch.float32)
+    inputs[:, :, 0] = 0
+    coarse = Classifier(bare(exact).to(dtype))
+    for eps, options in ((1.0, {"constant": 1.0}), (0.0, {"steps": 3, "searches": 9})):
+        attack = attacks.get(
+            "cw", eps=eps, **{"steps": 60, "searches": 3, "stop": "never"} | options
+        )
+        expected = attack(exact, inputs, labels)
+        found = attack(coarse, inputs.to(dtype), labels)
+        assert torch.equal(found.success, expected.success)
+        assert torch.allclose(found.adversarial.float(), expected.adversarial, atol=0.03)
+
+
 def test_cw_is_an_attack_in_l2():
     with refused(InputError, "norm must be 'l2' for the attack 'cw', but 'linf' came"):
         attacks.get("cw", norm="linf")
