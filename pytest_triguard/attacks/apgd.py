@@ -14,6 +14,7 @@ from pytest_triguard.attacks.base import Attack
 from pytest_triguard.attacks.goals import ascended
 from pytest_triguard.attacks.searching import Searching
 from pytest_triguard.attacks.starts import drawn_start
+from pytest_triguard.engine.best import no_loss
 from pytest_triguard.engine.geometry import ascent, per_row, project, stepped, surface_offset
 from pytest_triguard.engine.gradients import input_gradient
 from pytest_triguard.engine.iteration import STOPS, Stop, search
@@ -138,10 +139,9 @@ class Climb(Searching[AnyAPGD]):
         rows["points"], rows["previous"] = points, points.clone()
         rows["best_gradient"] = torch.zeros_like(clean)
         rows["length"] = 2 * eps
-        rows["loss"] = torch.zeros_like(eps)
-        rows["before"] = torch.full_like(eps, torch.inf)  # the first point is no progress
+        rows["loss"], rows["checked_best"] = no_loss(rows), no_loss(rows)
+        rows["before"] = -no_loss(rows)  # the first point is no progress
         rows["rises"] = torch.zeros_like(eps)
-        rows["checked_best"] = torch.zeros_like(eps)
         rows["halved"] = torch.zeros_like(rows["live"])
 
     def estimate(self, model: Model, rows: Rows) -> tuple[Tensor, Tensor | None]:

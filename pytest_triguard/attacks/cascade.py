@@ -105,7 +105,7 @@ class Cascade(Cascaded):
 
     Args:
         attacks: The attacks in order, as `attacks.get` returns them. The eps and norm of the
-            cascade take the place of theirs.
+            cascade take the place of theirs. None may keep its trajectory.
 
     Example:
         >>> from pytest_triguard import attacks
@@ -129,6 +129,11 @@ class Cascade(Cascaded):
                 raise InputTypeError(
                     f"attacks must hold attacks, but {describe(each)} came; attacks.get(name, "
                     "...) makes one"
+                )
+            if getattr(each, "trajectory", False):
+                raise InputError(
+                    f"attacks must not keep trajectories in a cascade, but {each.name!r} with "
+                    "trajectory=True came"
                 )
         if not self.attacks:
             raise InputError("attacks must hold at least one attack, but an empty list came")

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from pytest_triguard.attacks.base import Attack, require_attack
+from pytest_triguard.engine.sifting import clean_logits, labelled, require_finite
 from pytest_triguard.errors import InputError, InputTypeError
 from pytest_triguard.running import running
 from pytest_triguard.statistics import Interval, clopper_pearson
@@ -152,8 +153,9 @@ def _predicted(
     """Return predictions and labels of all samples, each `(N,)` on the host."""
     predictions, truth = [], []
     with running(classifier, inputs, labels, ids=ids, needs_labels=True) as run:
-        for batch in run.samples:
-            predictions.append(run.model.predict(batch.inputs.to(run.model.device)).cpu())
-            if batch.labels is not None:
-                truth.append(batch.labels.cpu())
+        for batch, logits in clean_logits(run.model, run.samples):
+            finite = logits.isfinite().all(1).cpu().numpy()
+            require_finite(list(batch.ids), finite, "logits")
+            predictions.append(logits.argmax(1).cpu())
+            truth.append(labelled(batch).cpu())
     return torch.cat(predictions), torch.cat(truth)

@@ -119,7 +119,7 @@ def _attacked(
     attack.check_for(run, targeted=target is not None)
     run.tune(attack.passes_per_sample, gradients=attack.needs_gradients)
     columns, falls = Columns("fell"), Falls(attack, target)
-    sanity = Sanity(run, attack, targeted=target is not None)
+    sanity = Sanity(run, attack, targeted=target is not None, sifted=target is None)
     for outcome in attack.stream(run.model, counted(run, target, columns)):
         fell = [float(each) for each in outcome.success]
         columns.add(outcome.positions, outcome.ids, fell=fell)

@@ -86,7 +86,7 @@ class Maps:
     def _holds(self, key: Hashable, batch: Batch, found: Explained) -> bool:
         """Return whether what was found is what the method would give."""
         kept = self._run.classifier.kept
-        changed = apart(known_logits(batch), found.logits)
+        changed = apart(known_logits(batch), found.logits, computed_in=batch.inputs.dtype)
         others = (known_targets(batch) != found.targets).any()
         changed, others = torch.stack([changed, others]).tolist()  # one read for both
         if changed or not self._goes_back_alike(key):
@@ -100,7 +100,9 @@ class Maps:
         if before is not None and not self._trusted:
             gradient = self._gradient(before.inputs, before.targets)
             scale = before.gradient.abs().amax().clamp_min(torch.finfo(gradient.dtype).tiny)
-            self._trusted = not differs(gradient / scale, before.gradient / scale)
+            self._trusted = not differs(
+                gradient / scale, before.gradient / scale, computed_in=gradient.dtype
+            )
         return self._trusted
 
     def _witness(self, batch: Batch) -> Witness:

@@ -47,13 +47,17 @@ class Sanity:
         run: The classifier and the samples.
         attack: The attack.
         targeted: Whether it aims at a class.
+        sifted: Whether samples at which the goal is reached beforehand are left out.
     """
 
-    def __init__(self, run: Run, attack: Attack, *, targeted: bool = False) -> None:
+    def __init__(
+        self, run: Run, attack: Attack, *, targeted: bool = False, sifted: bool = True
+    ) -> None:
         self._attack = attack
         self._members = attack.members if isinstance(attack, Cascaded) else (attack,)
         self._classes = run.model.num_classes or 0
         self._targeted = targeted
+        self._sifted = sifted
         self._fell: Counter[str] = Counter()
         self._stood = self._rising = self._free = 0
         self._warnings = self._before(run)
@@ -65,7 +69,7 @@ class Sanity:
         for place, won in enumerate(outcome.success):
             if won:
                 self._fell[outcome.by or self._attack.name] += 1
-                self._free += radius[place] == 0
+                self._free += self._sifted and radius[place] == 0
             else:
                 self._stood += 1
                 self._rising += looked and outcome.rising[place]
@@ -77,11 +81,7 @@ class Sanity:
     def warnings(self) -> dict[str, str]:
         """Return the warnings by name, each with what was seen and what to do."""
         found = dict(self._warnings)
-        short = [
-            each
-            for each in self._members
-            if each.classes_needed(targeted=self._targeted) > self._classes
-        ]
+        short = [each for each in self._members if not self._fits(each)]
         if short:
             names = ", ".join(each.name for each in short)
             found["too few classes"] = (
@@ -101,11 +101,20 @@ class Sanity:
             )
         return found | self._black_box()
 
+    def _fits(self, attack: Attack) -> bool:
+        """Return whether an attack is defined for as many classes as there are."""
+        return attack.classes_needed(targeted=self._targeted) <= self._classes
+
     def _black_box(self) -> dict[str, str]:
-        blind = {each.name for each in self._members if not each.needs_gradients}
+        fitting = [each for each in self._members if self._fits(each)]
+        seeing = [each.needs_gradients for each in fitting]
+        first = seeing.index(True) if any(seeing) else len(fitting)
+        # What fell before an attack with gradients looked at it says nothing of gradients.
+        blind = {each.name for each in fitting[first:] if not each.needs_gradients}
+        blind -= {each.name for each in fitting[:first]}
         alone = sum(count for name, count in self._fell.items() if name in blind)
         total = self._stood + self._fell.total()
-        if not alone or len(blind) == len(self._members) or alone <= _STRONGER * total:
+        if alone <= _STRONGER * total:
             return {}
         return {
             "black box beats white box": (
@@ -143,13 +152,28 @@ class Sanity:
             found["zero gradients"] = (
                 f"at {zero} {of_all}: an attack that follows them stands still; run 'square' too"
             )
-        followed = {getattr(each, "loss", "") for each in self._members if each.needs_gradients}
-        if followed == {"cross_entropy"} and gone > _VANISHED * len(points):
+        followed = {_followed(each) for each in self._members if each.needs_gradients}
+        if followed <= self._saturating and gone > _VANISHED * len(points):
+            losses = " and the ".join(sorted(followed)).replace("_", "-")
             found["vanishing gradients"] = (
-                f"of the cross-entropy at {gone} {of_all}: they are below rounding; use "
+                f"of the {losses} at {gone} {of_all}: they are below rounding; use "
                 "loss='margin' or an attack on the logits"
             )
         return found
+
+    @property
+    def _saturating(self) -> set[str]:
+        """The losses whose gradient vanishes where the softmax is certain of the prediction.
+
+        The cross-entropy of a target is steepest there.
+        """
+        return {"probability"} if self._targeted else {"cross_entropy", "probability"}
+
+
+def _followed(attack: Attack) -> str:
+    """Return the loss whose gradient at the iterates an attack follows, or nothing."""
+    along_a_line = hasattr(attack, "points")  # that of a darker image does not vanish
+    return "" if along_a_line else getattr(attack, "loss", "")
 
 
 def _randomised() -> dict[str, str]:

@@ -114,7 +114,8 @@ def _held(
     )
     own, targeted = replace(run, model=model), target is not None
     attack.check_for(own, targeted=targeted)
-    return _Source(source.fingerprint(), own, Sanity(own, attack, targeted=targeted))
+    sanity = Sanity(own, attack, targeted=targeted, sifted=False)
+    return _Source(source.fingerprint(), own, sanity)
 
 
 def _tune_alike(run: Run, sources: list[_Source], attack: Attack) -> None:

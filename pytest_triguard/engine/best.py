@@ -13,9 +13,19 @@ def forget(rows: Rows, kept: str) -> None:
     """Begin to keep the best point under a name: the sample, until something is better."""
     clean = rows["clean"]
     rows[f"{kept}_points"] = clean.clone()  # rows are overwritten in place
-    rows[f"{kept}_loss"] = clean.new_full((len(rows),), -torch.inf)
+    rows[f"{kept}_loss"] = no_loss(rows)
     rows[f"{kept}_won"] = torch.zeros(len(rows), dtype=torch.bool, device=clean.device)
     rows["better"] = torch.zeros_like(rows[f"{kept}_won"])
+
+
+def no_loss(rows: Rows) -> Tensor:
+    """Return minus infinity for each row, `(n,)`, in the dtype in which losses are kept.
+
+    Logits may be finer than the inputs, as half-precision networks often end in float32.
+    """
+    clean = rows["clean"]
+    wide = torch.promote_types(clean.dtype, torch.float32)
+    return clean.new_full((len(rows),), -torch.inf, dtype=wide)
 
 
 def keep(rows: Rows, kept: str, won: Tensor, loss: Tensor) -> None:
@@ -29,6 +39,7 @@ def keep(rows: Rows, kept: str, won: Tensor, loss: Tensor) -> None:
     """
     names = tuple(f"{kept}_{name}" for name in ("points", "won", "loss"))
     best_points, best_won, best_loss = (rows[name] for name in names)
+    loss = loss.to(best_loss.dtype)
     better = (won & ~best_won) | ((won == best_won) & (loss > best_loss))
     points = rows["points"]
     new = (

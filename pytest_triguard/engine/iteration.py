@@ -16,7 +16,7 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor
 
-from pytest_triguard.engine.best import forget, keep
+from pytest_triguard.engine.best import forget, keep, no_loss
 from pytest_triguard.engine.devices import is_host
 from pytest_triguard.engine.geometry import per_row
 from pytest_triguard.engine.model import Model
@@ -222,8 +222,8 @@ class _Run:
         rows.steps = [0] * len(rows)
         rows["step"] = torch.zeros_like(rows["restart"])
         rows["live"] = torch.ones_like(rows["restart"], dtype=torch.bool)
-        for name in ("highest", "first_loss", "late_loss"):
-            rows[name] = rows["clean"].new_full((len(rows),), -torch.inf)
+        rows["highest"] = rows["clean"].new_full((len(rows),), -torch.inf)
+        rows["first_loss"], rows["late_loss"] = no_loss(rows), no_loss(rows)
         if self.method.best:
             forget(rows, "best")
         if self.integrand is not None:
@@ -243,7 +243,8 @@ class _Run:
         """Take one step with every row that lives: that is neither done nor at its end."""
         gradient, logits = self.estimate(rows)
         # The sign of NaN is 0, and a sample that stands still would pass for robust.
-        rows["highest"] = torch.maximum(rows["highest"], gradient.flatten(1).amax(1))
+        highest = gradient.flatten(1).amax(1).to(rows["highest"].dtype)
+        rows["highest"] = torch.maximum(rows["highest"], highest)
         all_live = self.note(logits, rows)
         before = rows["points"]
         points, direction = self.method.move(self.model, rows, gradient)
@@ -289,7 +290,7 @@ class _Run:
         for name, step in (("first_loss", 0), ("late_loss", int(_LATE * self.method.steps))):
             if step in rows.steps:
                 loss = rows["best_loss"] if self.method.best else self.method.loss(logits, rows)
-                rows[name] = torch.where(rows["step"] == step, loss, rows[name])
+                rows[name] = torch.where(rows["step"] == step, loss.to(rows[name]), rows[name])
 
     def estimate(self, rows: Rows) -> tuple[Tensor, Tensor | None]:
         """Return the gradients, and the logits at the points where they came or are needed."""

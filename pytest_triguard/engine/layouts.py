@@ -83,7 +83,7 @@ def _agrees(model: Model, rows: Tensor) -> bool:
         return False
     finally:
         model.channels_last = False
-    return not differs(expected, logits)
+    return not differs(expected, logits, computed_in=rows.dtype)
 
 
 @torch.no_grad()

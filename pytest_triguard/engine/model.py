@@ -35,6 +35,7 @@ class Model:
         passes: Forward and backward passes so far.
         spent_by: What each method took of them, where several took part.
         draws: Whether it draws at random, so that two calls differ.
+        overwrites: Whether it overwrites what it is given, and is given a copy.
         num_classes: Number of logits, known after the first forward pass.
         known: What was found out about the network, by what was asked.
         channels_last: Whether the network is given its inputs with channels last in memory.
@@ -57,6 +58,7 @@ class Model:
         self.passes = Passes()
         self.spent_by: dict[str, Passes] = {}
         self.draws = False
+        self.overwrites = False
         self.num_classes: int | None = None
         self.known: dict[Hashable, Any] = {}
         self.chunk = chunk
@@ -121,7 +123,7 @@ class Model:
             seen = seen.to(memory_format=torch.channels_last)
             if seen.requires_grad:  # points and steps lie in the usual order
                 seen.register_hook(Tensor.contiguous)  # type: ignore[no-untyped-call]
-        outputs = self.module(seen)
+        outputs = self.module(seen.clone() if self.overwrites else seen)
         self._check_outputs(outputs, len(inputs))
         self.passes.forward += len(inputs)
         return outputs  # type: ignore[no-any-return]

@@ -7,10 +7,16 @@ from torch import Tensor
 
 
 def unit_mean(gradient: Tensor) -> Tensor:
-    """Return each sample's gradient divided by the mean of its absolute values, zero where zero."""
-    tiny = torch.finfo(gradient.dtype).tiny
+    """Return each sample's gradient divided by the mean of its absolute values, zero where zero.
+
+    Infinite elements are alike and outweigh all others, which keep at most their sign.
+    """
+    limits = torch.finfo(gradient.dtype)
+    tiny = limits.tiny
     # In two steps, as the mean of huge or tiny values is out of range.
-    scaled = gradient / gradient.abs().amax((1, 2, 3), keepdim=True).clamp_min(tiny)
+    largest = gradient.abs().amax((1, 2, 3), keepdim=True).clamp(tiny, limits.max)
+    # The sign of NaN is 0: with it, a sample would stand still and pass for robust.
+    scaled = (gradient / largest).clamp_(-1, 1)
     return scaled / scaled.abs().mean((1, 2, 3), keepdim=True).clamp_min(tiny)
 
 

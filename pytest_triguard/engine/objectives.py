@@ -5,6 +5,7 @@ Each objective maps logits `(N, K)` and classes `(N,)` int64 to `(N,)` in the lo
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -61,7 +62,9 @@ def targeted_dlr(logits: Tensor, classes: Tensor, targets: Tensor) -> Tensor:
 
 
 def _positive(values: Tensor) -> Tensor:
-    return values.clamp_min(torch.finfo(values.dtype).tiny)
+    # Of equal logits the ratio is steep, but not so steep that the way back through a network
+    # leaves the range of its numbers.
+    return values.clamp_min(math.sqrt(torch.finfo(values.dtype).tiny))
 
 
 def _without(logits: Tensor, classes: Tensor) -> Tensor:

@@ -20,7 +20,8 @@ _COARSE = 3e-2
 def probe(model: Model, inputs: Tensor, *, may_draw: bool = False) -> None:
     """Run a sample alone and in company, and refuse a module whose answers change.
 
-    Costs five rows of forward passes, which are not counted: a call starts with them.
+    Costs five rows of forward passes, which are not counted: a call starts with them. A module
+    that overwrites its inputs is marked, and gets a copy from then on.
 
     Args:
         model: The network.
@@ -37,14 +38,18 @@ def probe(model: Model, inputs: Tensor, *, may_draw: bool = False) -> None:
     low, high = model.bounds(row.dtype)
     buffers = {name: buffer.clone() for name, buffer in model.module.named_buffers()}
     with model.passes.uncounted():
-        company = _first(model, torch.cat([row, (low + high) - row, inputs[1:2]]))
+        rows = torch.cat([row, (low + high) - row, inputs[1:2]])
+        version = rows._version
+        company = _first(model, rows)
+        # What is given from here on is not its own: the user's, or a leaf of the graph.
+        model.overwrites = rows._version != version
         alone = _twice_alone(model, row)
     name = type(model.module).__name__
     # The second row of the company is no sample of the user's.
     given = torch.cat([company[::2], *(alone or ())])
     if not bool(given.isfinite().all()):
         raise ModelError(f"the module {name} must give finite logits, but NaN or infinity came")
-    if alone is not None and not _repeat(model, *alone):
+    if alone is not None and not _repeat(model, *alone, row.dtype):
         if may_draw:
             model.draws = True
             return
@@ -53,7 +58,7 @@ def probe(model: Model, inputs: Tensor, *, may_draw: bool = False) -> None:
             f"{float((alone[0] - alone[1]).abs().max()):.2g}; a dropout that a custom forward "
             "leaves active is the usual reason (pass training=self.training to it)"
         )
-    if alone is None or differs(company[:1], alone[0]):
+    if alone is None or differs(company[:1], alone[0], computed_in=row.dtype):
         raise ModelError(
             f"the module {name} is batch-dependent: the logits of one sample change with its "
             "neighbours; batch normalisation without running statistics is the usual reason"
@@ -92,19 +97,27 @@ def _twice_alone(model: Model, row: Tensor) -> tuple[Tensor, Tensor] | None:
         return None
 
 
-def _repeat(model: Model, first: Tensor, second: Tensor) -> bool:
+def _repeat(model: Model, first: Tensor, second: Tensor, computed_in: torch.dtype) -> bool:
     """Return whether two calls on the same inputs gave the same, but for what a device varies."""
-    return torch.equal(first, second) or not (is_host(model.device) or differs(first, second))
+    return torch.equal(first, second) or not (
+        is_host(model.device) or differs(first, second, computed_in=computed_in)
+    )
 
 
-def differs(first: Tensor, second: Tensor) -> bool:
-    """Return whether logits, or what is of their size, differ by more than kernels explain."""
-    return bool(apart(first, second))
+def differs(first: Tensor, second: Tensor, *, computed_in: torch.dtype) -> bool:
+    """Return whether logits, or what is of their size, differ by more than kernels explain.
+
+    Args:
+        first: The logits of some samples.
+        second: Their logits again.
+        computed_in: Dtype of the inputs: a network may turn coarse logits into finer numbers.
+    """
+    return bool(apart(first, second, computed_in=computed_in))
 
 
-def apart(first: Tensor, second: Tensor) -> Tensor:
+def apart(first: Tensor, second: Tensor, *, computed_in: torch.dtype) -> Tensor:
     """Return the same as a tensor `()` bool, which is not read from the device."""
-    tolerance = _TOLERANCE.get(first.dtype, _COARSE)
+    tolerance = max(_TOLERANCE.get(each, _COARSE) for each in (first.dtype, computed_in))
     scale = first.abs().amax().clamp_min(1.0)
     # A comparison with NaN is false.
     return ~((first - second).abs().amax() <= tolerance * scale)

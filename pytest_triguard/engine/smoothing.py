@@ -144,6 +144,16 @@ def _clamp(beta: float, input: Tensor, min: Any = None, max: Any = None) -> Tens
     return _softplus(input, beta) if is_rectifier else None
 
 
+def _in_place(smooth: Callable[..., Tensor | None]) -> Callable[..., Tensor | None]:
+    """Return a smooth function that overwrites its input where it is one."""
+
+    def overwriting(beta: float, input: Tensor, *args: Any, **kwargs: Any) -> Tensor | None:
+        found = smooth(beta, input.clone(), *args, **kwargs)
+        return None if found is None else input.copy_(found)
+
+    return overwriting
+
+
 _SMOOTH: dict[Any, Callable[..., Tensor | None]] = {
     functional.relu: _relu,
     torch.relu: _relu,
@@ -155,9 +165,22 @@ _SMOOTH: dict[Any, Callable[..., Tensor | None]] = {
     functional.leaky_relu: _leaky_relu,
     functional.rrelu: _rrelu,
     functional.threshold: _threshold,
+    functional.hardtanh_: _in_place(_hardtanh),
+    functional.leaky_relu_: _in_place(_leaky_relu),
+    functional.rrelu_: _in_place(_rrelu),
+    torch.threshold_: _in_place(_threshold),
     torch.prelu: _prelu,
+    Tensor.prelu: _prelu,
     torch.clamp: _clamp,
     torch.clamp_min: _clamp,
+    torch.clip: _clamp,
     Tensor.clamp: _clamp,
     Tensor.clamp_min: _clamp,
+    Tensor.clip: _clamp,
+    torch.clamp_: _in_place(_clamp),
+    torch.clamp_min_: _in_place(_clamp),
+    torch.clip_: _in_place(_clamp),
+    Tensor.clamp_: _in_place(_clamp),
+    Tensor.clamp_min_: _in_place(_clamp),
+    Tensor.clip_: _in_place(_clamp),
 }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -29,6 +29,7 @@ from tests.attacks.table import (
     with_networks,
 )
 from tests.networks import CLASSES, SHAPES, bare, classifier, images, problem
+from tests.sessions import with_settings
 
 
 def test_the_table_has_a_row_for_every_attack():
@@ -184,6 +185,35 @@ def test_success_is_the_prediction_at_the_returned_tensor_inside_ball_and_bounds
     assert found.adversarial.max() <= 1
     assert found.adversarial.dtype == dtype
     assert found.trajectory is None
+
+
+class Cast(nn.Module):
+    """A network whose logits are made finer or coarser than its inputs."""
+
+    def __init__(self, inner: nn.Module, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.inner = inner
+        self.dtype = dtype
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.inner(inputs).to(self.dtype)
+
+
+@pytest.mark.parametrize(
+    ("inside", "outside"),
+    [(torch.bfloat16, torch.float32), (torch.float32, torch.float64)],
+    ids=str,
+)
+@every_row
+def test_logits_may_be_finer_than_inputs(row, inside, outside):
+    """As those of a network in half precision that ends in float32; places are refilled."""
+    subject, inputs, labels = problem("conv", 5, torch.float32)
+    network, inputs = Cast(bare(subject).to(inside), outside), inputs.to(inside)
+    with with_settings(chunk=2):
+        found = attacks.get(row.name, **row.few)(Classifier(network), inputs, labels)
+        alone = torch.cat([network(each.unsqueeze(0)) for each in found.adversarial])
+    assert found.adversarial.dtype == inside
+    assert torch.equal(found.success, alone.argmax(1) != labels)
 
 
 @every_case

@@ -114,6 +114,11 @@ def test_a_cascade_gives_its_members_its_ball_and_seed():
         ("pgd", InputTypeError, "attacks must be a list of attacks, but 'pgd' came"),
         (["pgd"], InputTypeError, "attacks must hold attacks, but 'pgd' came; attacks.get(name"),
         ([attacks.get("cw")], InputError, "norm must be 'l2' for the attack 'cw', but 'linf' came"),
+        (
+            [attacks.get("fgsm"), attacks.get("bim", trajectory=True)],
+            InputError,
+            "attacks must not keep trajectories in a cascade, but 'bim' with trajectory=True came",
+        ),
     ],
 )
 def test_a_cascade_of_something_else_is_refused(given, error, message):

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from pytest_triguard import attacks
 from pytest_triguard.classifier import Classifier
-from tests.attacks.table import every_row, one_case
+from tests.attacks.table import TABLE, every_row, one_case, same
 from tests.module_state import state_of
-from tests.networks import SHAPES, Failing, images, used_module
+from tests.networks import SHAPES, Failing, bare, images, problem, used_module
 from tests.sessions import with_settings
 from tests.simulated_accelerator import simulated_accelerator
 
@@ -26,6 +27,32 @@ def test_the_module_is_left_as_it_came(case):
     with simulated_accelerator(), with_settings(device="sim"):
         case.attack()(Classifier(module), data, targets=1 if case.targeted else None)
     assert state_of(module) == before
+
+
+class Overwriting(nn.Module):
+    """A network that centres its inputs, in place or not."""
+
+    def __init__(self, inner: nn.Module, *, in_place: bool) -> None:
+        super().__init__()
+        self.inner = inner
+        self.in_place = in_place
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.inner(inputs.sub_(0.1) if self.in_place else inputs - 0.1)
+
+
+@pytest.mark.parametrize("device", ["cpu", "sim"])
+@pytest.mark.parametrize("name", ["bim", "square", "naa"])
+def test_a_module_that_overwrites_its_inputs_is_given_copies(name, device):
+    subject, inputs, labels = problem("conv", 4)
+    row = next(each for each in TABLE if each.name == name)
+    before, found = inputs.clone(), []
+    for in_place in (True, False):
+        changed = Classifier(Overwriting(bare(subject), in_place=in_place))
+        with simulated_accelerator(), with_settings(device=device):
+            found.append(attacks.get(name, **row.few)(changed, inputs, labels))
+    assert torch.equal(inputs, before)
+    assert same(*found)
 
 
 @pytest.mark.parametrize("device", ["cpu", "sim"])

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from pytest_triguard import attacks
 from pytest_triguard.attacks import transfer_matrix
 from pytest_triguard.classifier import Classifier
-from pytest_triguard.errors import InputError, InputTypeError
+from pytest_triguard.errors import InputError, InputTypeError, ModelError
 from pytest_triguard.statistics import clopper_pearson
 from tests.attacks.table import refused
 from tests.networks import CLASSES, SHAPES, bare, images, problem
@@ -97,6 +97,28 @@ def test_a_classifier_that_gets_nothing_right_has_no_rate():
     assert math.isnan(found.rate("first", "dull"))
     assert found.interval("first", "dull") == (0, 1)
     assert "none counts" in str(found)
+
+
+class Slope(nn.Module):
+    """Class 0, the less so the brighter or darker an image is; no answer above 0.55."""
+
+    def __init__(self, sign: float) -> None:
+        super().__init__()
+        self.sign = sign
+
+    def forward(self, inputs):
+        mean = inputs.mean((1, 2, 3))
+        logits = torch.stack([2 - self.sign * mean, torch.zeros_like(mean)], 1)
+        return logits.masked_fill((mean > 0.55).unsqueeze(1) & (self.sign < 0), torch.nan)
+
+
+def test_an_example_without_a_prediction_fools_nobody_and_is_an_error():
+    inputs = torch.full((4, 1, 2, 2), 0.5)
+    inputs[:2] = 0.3
+    classifiers = {"brighter": Classifier(Slope(1.0)), "darker": Classifier(Slope(-1.0))}
+    fgsm, labels = attacks.get("fgsm", eps=0.1), torch.zeros(4, dtype=torch.int64)
+    with refused(ModelError, "the module must give finite logits, but those of sample 2 are not"):
+        transfer_matrix(classifiers, fgsm, inputs, labels)
 
 
 def test_bad_arguments_are_refused():

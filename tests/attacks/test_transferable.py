@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import Tensor, nn
 from torch.nn import functional
 
 from pytest_triguard import attacks
 from pytest_triguard.attacks import transforms
+from pytest_triguard.classifier import Classifier
 from pytest_triguard.engine.baselines import blurred
 from pytest_triguard.errors import InputError, InputTypeError
 from tests.attacks.table import CASES, EPS, refused, stepping_cases
@@ -241,6 +243,23 @@ def test_bad_hyperparameters_of_a_method_are_refused(name, options, error, messa
 def test_inputs_that_are_too_small_are_refused(name, options, message):
     with refused(InputError, message):
         run(name, "linf", **options)
+
+
+class Root(nn.Module):
+    """Falls by the root of the first pixel, which is infinitely steep where that is black."""
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        root = inputs[:, 0, 0, 0].sqrt()
+        return torch.stack([0.1 - root, torch.zeros_like(root)], 1)
+
+
+@pytest.mark.parametrize("name", ["mim", "nim", "naa"])
+def test_an_infinite_slope_is_followed_and_does_not_pass_for_robust(name):
+    inputs = torch.full((2, 1, 3, 4), 0.5)
+    inputs[:, :, 0, 0] = 0
+    subject, labels = Classifier(Root()), torch.zeros(2, dtype=torch.int64)
+    for found in (attacks.get(each, eps=0.04)(subject, inputs, labels) for each in ("bim", name)):
+        assert found.success.all()
 
 
 def test_reports_name_the_transforms():

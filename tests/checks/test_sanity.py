@@ -5,11 +5,17 @@ from __future__ import annotations
 import pytest
 from torch import Tensor, nn
 
-from pytest_triguard import TriGuardFailure, assert_attack_success_below, assert_robust, attacks
+from pytest_triguard import (
+    TriGuardFailure,
+    assert_attack_success_below,
+    assert_robust,
+    assert_transfer_below,
+    attacks,
+)
 from pytest_triguard.classifier import Classifier
 from pytest_triguard.errors import InputTypeError
 from pytest_triguard.settings import current_session
-from tests.networks import bare, problem
+from tests.networks import CLASSES, bare, problem
 from tests.sessions import with_settings
 
 EPS = 0.04
@@ -29,8 +35,18 @@ class Changed(nn.Module):
         return logits if self.after is None else self.after(logits)
 
 
-def evaluated(attack="pgd", count=20, strict=False, at_least=0, before=None, after=None, **options):
+def evaluated(
+    attack="pgd",
+    count=20,
+    strict=False,
+    at_least=0,
+    before=None,
+    after=None,
+    labels_below=CLASSES,
+    **options,
+):
     subject, inputs, labels = problem("smooth", count)
+    inputs, labels = (each[labels < labels_below] for each in (inputs, labels))
     changed = Changed(bare(subject), before, after)
     return assert_robust(
         Classifier(changed),
@@ -92,6 +108,37 @@ def test_the_margin_shows_what_the_cross_entropy_does_not():
     assert evaluated(margin, **sharp).record.warnings == {}
 
 
+def test_the_loss_that_is_followed_decides_whether_gradients_vanish():
+    """That of the probability vanishes like the cross-entropy's, but for a target the latter not.
+
+    An attack that integrates over darker images finds gradients there.
+    """
+    sharp = {"after": lambda logits: logits * 1e4}
+    probability = attacks.get("pgd", eps=EPS, loss="probability")
+    assert list(evaluated(probability, **sharp).record.warnings) == ["vanishing gradients"]
+    assert evaluated(attacks.get("mig", eps=EPS), **sharp).record.warnings == {}
+    subject, inputs, labels = problem("smooth", 20)
+    certain = Classifier(Changed(bare(subject), **sharp))
+    for attack, expected in ((attacks.get("pgd", eps=EPS), []), (probability, ["vanishing"])):
+        options = {"threshold": 1, "attack": attack, "target": 0}
+        found = assert_attack_success_below(certain, inputs, labels, **options)
+        assert [each.split()[0] for each in found.record.warnings] == expected
+
+
+def test_what_fell_before_gradients_were_looked_at_is_no_sign_of_masked_ones():
+    blind, seeing = attacks.get("square", queries=40), attacks.get("pgd", steps=10)
+    needs_four = attacks.get("apgd_t")
+    for several in ((blind, seeing), (blind, blind), (blind, seeing, blind)):
+        cascade = attacks.Cascade(attacks=several, eps=EPS)
+        found = evaluated(cascade, before=rounded)
+        assert found.record.counts["falsified by square"] > 0
+        assert "black box beats white box" not in found.record.warnings
+    cascade = attacks.Cascade(attacks=(needs_four, blind), eps=EPS)
+    found = evaluated(cascade, after=lambda logits: logits[:, :2], labels_below=2)
+    assert found.record.counts["falsified by square"] > 0
+    assert list(found.record.warnings) == ["too few classes"]
+
+
 def test_an_attack_without_gradients_is_not_blamed_for_them():
     square = attacks.get("square", eps=EPS, queries=20)
     assert evaluated(square, before=rounded).record.warnings == {}
@@ -114,6 +161,24 @@ def test_a_success_in_a_ball_of_no_size_is_a_warning():
 
     found = assert_robust(Classifier(Moody()), inputs, labels, eps=0, at_least=0, attack="pgd")
     assert "success at eps = 0" in found.record.warnings
+
+
+def test_a_goal_that_is_reached_beforehand_is_no_success_of_an_empty_ball():
+    """Neither a target that is predicted already, nor a source that is wrong without an attack."""
+    subject, inputs, labels = problem("smooth", 20)
+    predicted = bare(subject)(inputs).argmax(1)
+    target = int(predicted[predicted != labels][0])
+    pgd = attacks.get("pgd", eps=0)
+    found = assert_attack_success_below(
+        subject, inputs, labels, threshold=1, attack=pgd, target=target
+    )
+    assert found.record.counts["succeeded"] > 0
+    assert found.record.warnings == {}
+    source = Classifier(Changed(bare(subject), after=lambda logits: logits.flip(1)))
+    found = assert_transfer_below(
+        subject, inputs, labels, threshold=1, attack=pgd, source=source, strict=True
+    )
+    assert found.record.counts["succeeded"] == 0
 
 
 def test_no_warning_costs_a_counted_pass():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -84,6 +86,16 @@ def test_equal_and_extreme_logits_give_no_nan(name):
     (slope,) = torch.autograd.grad(values.sum(), logits)
     assert torch.isfinite(values).all()
     assert torch.isfinite(slope).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64], ids=str)
+def test_the_slope_of_equal_logits_leaves_room_for_the_way_back_through_a_network(dtype):
+    """As in a network without biases at a black image."""
+    logits = torch.zeros(1, 4, dtype=dtype, requires_grad=True)
+    chosen, target = torch.tensor([0]), torch.tensor([1])
+    for ratio in (objectives.dlr(logits, chosen), objectives.targeted_dlr(logits, chosen, target)):
+        (slope,) = torch.autograd.grad(ratio.sum(), logits)
+        assert 0 < slope.abs().max() < math.sqrt(torch.finfo(dtype).max)
 
 
 @few

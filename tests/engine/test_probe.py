@@ -154,6 +154,17 @@ def test_what_is_harmless_in_evaluation_mode_passes(layer):
     probe(ready(nn.Sequential(*parts).double()), X)
 
 
+def test_logits_that_are_made_finer_may_differ_as_coarse_ones_do():
+    """They were computed in the dtype of the inputs, by kernels that differ with the batch."""
+
+    def finer(self, inputs, logits):
+        return logits.double() * (1 + 1e-6 * len(inputs))
+
+    probe(ready(module(finer).float()), X.float())
+    with pytest.raises(ModelError, match="batch-dependent"):
+        probe(ready(module(finer)), X)
+
+
 def test_it_costs_five_rows_because_every_call_starts_with_it():
     seen = []
 

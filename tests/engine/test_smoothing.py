@@ -24,12 +24,22 @@ RECTIFIERS = {
     "clamp": lambda x: x.clamp(min=0),
     "clamp_min": lambda x: x.clamp_min(0.0),
     "torch.clamp": lambda x: torch.clamp(x, min=0),
+    "clip": lambda x: x.clip(min=0),
+    "torch.clip": lambda x: torch.clip(x, 0),
+    "clamp_": lambda x: (x * 1).clamp_(min=0),
+    "clamp_min_": lambda x: (x * 1).clamp_min_(0),
+    "torch.clip_": lambda x: torch.clip_(x * 1, min=0),
     "nn.ReLU6": nn.ReLU6(),
     "functional.relu6": functional.relu6,
     "nn.Hardtanh": nn.Hardtanh(-2.0, 3.0),
     "hardtanh in place": lambda x: functional.hardtanh(x * 1, -1, 2, inplace=True),
     "nn.LeakyReLU": nn.LeakyReLU(0.2),
     "leaky_relu in place": lambda x: functional.leaky_relu(x * 1, 0.3, inplace=True),
+    "leaky_relu_": lambda x: functional.leaky_relu_(x * 1, 0.3),
+    "hardtanh_": lambda x: functional.hardtanh_(x * 1, -1, 2),
+    "threshold_": lambda x: functional.threshold_(x * 1, 0.5, 0.5),
+    "rrelu_": lambda x: functional.rrelu_(x * 1),
+    "Tensor.prelu": lambda x: x.prelu(torch.tensor([0.3], dtype=torch.float64)),
     "nn.PReLU": nn.PReLU(dtype=torch.float64),
     "nn.RReLU": nn.RReLU().eval(),
     "nn.Threshold": nn.Threshold(0.5, 0.5),
@@ -37,6 +47,7 @@ RECTIFIERS = {
 OTHERS = {
     "a clamp that confines": lambda x: x.clamp(-1, 1),
     "a guard": lambda x: x.clamp_min(1e-6),
+    "a clamp in place that confines": lambda x: (x * 1).clamp_(-1, 1),
     "a threshold that jumps": nn.Threshold(0.5, 0.0),
     "gelu": functional.gelu,
     "max_pool2d": nn.MaxPool2d((1, 2)),
@@ -76,6 +87,9 @@ def test_in_place_means_in_place():
     values = POINTS.clone()
     with Softplus(4.0):
         assert functional.relu(values, inplace=True) is values
+        again = POINTS.clone()
+        assert again.clamp_(min=0) is again
+    assert torch.equal(again, values)
     assert torch.allclose(values, functional.softplus(POINTS, 4.0))
 
 
