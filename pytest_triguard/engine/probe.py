@@ -29,17 +29,25 @@ def probe(model: Model, inputs: Tensor, *, may_draw: bool = False) -> None:
             on its neighbours can then not be told from what it draws.
 
     Raises:
-        ModelError: If the module does not take the inputs, if two calls differ, if the logits of
-            a sample change with its neighbours, if the forward pass changes a buffer, or if the
-            logits are not finite.
+        ModelError: If the module does not take the inputs or writes to them, if two calls differ,
+            if the logits of a sample change with its neighbours, if the forward pass changes a
+            buffer, or if the logits are not finite.
     """
     row = inputs[:1]
     low, high = model.bounds(row.dtype)
     buffers = {name: buffer.clone() for name, buffer in model.module.named_buffers()}
-    with model.passes.uncounted():
-        company = _first(model, torch.cat([row, (low + high) - row, inputs[1:2]]))
-        alone = _twice_alone(model, row)
     name = type(model.module).__name__
+    # Outside of inference mode tensors count how often they were written to.
+    with torch.inference_mode(False), torch.no_grad(), model.passes.uncounted():
+        crowd = torch.cat([row, (low + high) - row, inputs[1:2]])
+        written = crowd._version
+        company = _first(model, crowd)
+        if crowd._version != written:
+            raise ModelError(
+                f"the module {name} changes its inputs in its forward pass; let it work on a copy "
+                "of them (inputs.clone())"
+            )
+        alone = _twice_alone(model, row)
     # The second row of the company is no sample of the user's.
     given = torch.cat([company[::2], *(alone or ())])
     if not bool(given.isfinite().all()):

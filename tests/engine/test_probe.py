@@ -65,6 +65,9 @@ RANDOM = (
     r"is random: two calls on the same inputs gave logits that differ by [\d.e-]+; a dropout that "
     r"a custom forward leaves active is the usual reason \(pass training=self\.training to it\)$"
 )
+WRITES = (
+    r"changes its inputs in its forward pass; let it work on a copy of them \(inputs\.clone\(\)\)$"
+)
 COMPANY = (
     "is batch-dependent: the logits of one sample change with its neighbours; batch normalisation "
     "without running statistics is the usual reason$"
@@ -94,6 +97,7 @@ REFUSED = {
     "batch-mean": (lambda self, inputs, logits: logits - logits.mean(0), COMPANY),
     "neighbour": (lambda self, inputs, logits: logits + 0.1 * logits.roll(1, 0), COMPANY),
     "batch-size": (lambda self, inputs, logits: logits * len(inputs), COMPANY),
+    "in-place": (lambda self, inputs, logits: self.plain(inputs.mul_(0.5)), WRITES),
     "buffer-changed": (changing, BUFFER.format("seen")),
     "buffer-replaced": (replacing, BUFFER.format("seen")),
     "buffer-added": (adding, BUFFER.format("cache")),
@@ -163,6 +167,14 @@ def test_it_costs_five_rows_because_every_call_starts_with_it():
 
     probe(ready(module(counting)), X)
     assert sum(seen) == 5
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_what_a_module_writes_does_not_reach_the_inputs(mode):
+    given = X.clone()
+    with mode(), pytest.raises(ModelError, match="changes its inputs"):
+        probe(ready(module(lambda self, inputs, logits: self.plain(inputs.zero_()))), given)
+    assert torch.equal(given, X)
 
 
 def test_a_buffer_that_holds_nan_has_not_changed():
