@@ -15,6 +15,7 @@ from torch.nn.parameter import is_lazy
 
 from pytest_triguard.engine import devices
 from pytest_triguard.engine.chunking import ChunkSize, Timings
+from pytest_triguard.engine.generators import Generators
 from pytest_triguard.engine.kept import KeptMaps
 from pytest_triguard.engine.model import Model
 from pytest_triguard.errors import InputError, InputTypeError, ModelError
@@ -246,7 +247,7 @@ class _Held:
             )
             for owner in modules
         ]
-        self.generators = _generator_states(self.device)
+        self.generators = Generators(self.device)
         try:
             self._prepare()
         except BaseException:
@@ -292,7 +293,7 @@ class _Held:
             owner._buffers[name] = buffer
         for module, training in self.training.items():
             module.training = training
-        _restore_generators(self.generators)
+        self.generators.restore()
 
 
 def _require_usable(module: nn.Module) -> None:
@@ -338,23 +339,6 @@ def _integers(tensor: Tensor) -> Tensor:
     widths = {1: torch.int8, 2: torch.int16, 4: torch.int32}
     width = widths.get(tensor.element_size(), torch.int64)
     return tensor.detach().contiguous().flatten().view(width)
-
-
-def _generator_states(device: torch.device) -> list[tuple[torch.device, Any]]:
-    states: list[tuple[torch.device, Any]] = [(torch.device("cpu"), torch.get_rng_state())]
-    if not devices.is_host(device):
-        module = torch.get_device_module(device)
-        if hasattr(module, "get_rng_state"):
-            states.append((device, module.get_rng_state(device)))
-    return states
-
-
-def _restore_generators(states: list[tuple[torch.device, Any]]) -> None:
-    for device, state in states:
-        if devices.is_host(device):
-            torch.set_rng_state(state)
-        else:
-            torch.get_device_module(device).set_rng_state(state, device)
 
 
 def read_bounds(bounds: Any) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import random
 import threading
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -151,7 +153,7 @@ def test_afterwards_everything_is_as_before(device, error):
         try:
             with Classifier(module).prepared(device=device) as model:
                 module(X.to(model.device))
-                torch.rand(3)
+                torch.rand(3), np.random.rand(3), random.random()
                 if error is not None:
                     raise error("stop")
         except (RuntimeError, KeyboardInterrupt):

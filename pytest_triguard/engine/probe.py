@@ -8,6 +8,7 @@ from torch import Tensor
 from pytest_triguard.engine.chunking import out_of_memory
 from pytest_triguard.engine.devices import is_host
 from pytest_triguard.engine.equality import same_values
+from pytest_triguard.engine.generators import Generators
 from pytest_triguard.engine.model import Model
 from pytest_triguard.errors import ModelError, TriGuardError
 
@@ -15,12 +16,16 @@ _TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-3}
 _COARSE = 3e-2
 """Relative change of the logits that kernels alone may cause: they differ with the batch size."""
 
+_CALLS = 32
+"""Calls more of a module that drew at random and yet gave the same twice."""
+
 
 @torch.no_grad()
 def probe(model: Model, inputs: Tensor, *, may_draw: bool = False) -> None:
     """Run a sample alone and in company, and refuse a module whose answers change.
 
-    Costs five rows of forward passes, which are not counted: a call starts with them.
+    Costs five rows of forward passes, which are not counted: a call starts with them. A module that
+    draws at random costs some more.
 
     Args:
         model: The network.
@@ -37,6 +42,7 @@ def probe(model: Model, inputs: Tensor, *, may_draw: bool = False) -> None:
     low, high = model.bounds(row.dtype)
     buffers = {name: buffer.clone() for name, buffer in model.module.named_buffers()}
     name = type(model.module).__name__
+    before = Generators(model.device)
     # Outside of inference mode tensors count how often they were written to.
     with torch.inference_mode(False), torch.no_grad(), model.passes.uncounted():
         crowd = torch.cat([row, (low + high) - row, inputs[1:2]])
@@ -48,17 +54,18 @@ def probe(model: Model, inputs: Tensor, *, may_draw: bool = False) -> None:
                 "of them (inputs.clone())"
             )
         alone = _twice_alone(model, row)
+        other = None if alone is None else _other(model, row, *alone, drew=before.moved())
     # The second row of the company is no sample of the user's.
     given = torch.cat([company[::2], *(alone or ())])
     if not bool(given.isfinite().all()):
         raise ModelError(f"the module {name} must give finite logits, but NaN or infinity came")
-    if alone is not None and not _repeat(model, *alone):
+    if alone is not None and other is not None:
         if may_draw:
             model.draws = True
             return
         raise ModelError(
             f"the module {name} is random: two calls on the same inputs gave logits that differ by "
-            f"{float((alone[0] - alone[1]).abs().max()):.2g}; a dropout that a custom forward "
+            f"{float((alone[0] - other).abs().max()):.2g}; a dropout that a custom forward "
             "leaves active is the usual reason (pass training=self.training to it)"
         )
     if alone is None or differs(company[:1], alone[0]):
@@ -98,6 +105,19 @@ def _twice_alone(model: Model, row: Tensor) -> tuple[Tensor, Tensor] | None:
         raise
     except ValueError:  # batch normalisation refuses one value per channel
         return None
+
+
+def _other(
+    model: Model, row: Tensor, first: Tensor, second: Tensor, *, drew: bool
+) -> Tensor | None:
+    """Return logits of the same row that differ from the first, or None if they never do.
+
+    Chance may give the same twice; a module that drew from a generator is asked more often.
+    """
+    if not _repeat(model, first, second):
+        return second
+    again = (model.logits(row) for _ in range(_CALLS if drew else 0))
+    return next((each for each in again if not _repeat(model, first, each)), None)
 
 
 def _repeat(model: Model, first: Tensor, second: Tensor) -> bool:
