@@ -127,15 +127,17 @@ class Classifier:
         self._hold(target)
         try:
             timings = self._timings.setdefault(str(target), {})
-            yield Model(
-                self.module,
-                device=target,
-                dtype=self.dtype,
-                bounds=self.bounds,
-                normalization=self.normalization,
-                chunk=ChunkSize(chunk or settings.chunk, timings),
-                layouts=self._layouts.setdefault(str(target), {}),
-            )
+            with devices.host_by_default() as outside:
+                yield Model(
+                    self.module,
+                    device=target,
+                    dtype=self.dtype,
+                    bounds=self.bounds,
+                    normalization=self.normalization,
+                    chunk=ChunkSize(chunk or settings.chunk, timings),
+                    layouts=self._layouts.setdefault(str(target), {}),
+                    default_device=outside,
+                )
         finally:
             self._release()
 

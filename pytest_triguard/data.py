@@ -364,7 +364,7 @@ def _all_or_one(batches: Iterator[Batch], place: int | None) -> Iterator[Batch]:
 def _batch(
     positions: tuple[int, ...], ids: tuple[Hashable, ...], inputs: Tensor, labels: Tensor | None
 ) -> Batch:
-    keys = torch.tensor([draws.id_key(each) for each in ids], dtype=torch.int64)
+    keys = torch.tensor([draws.id_key(each) for each in ids], dtype=torch.int64, device="cpu")
     return Batch(positions, ids, keys, inputs.detach(), labels)
 
 
@@ -421,7 +421,7 @@ def _check_range(batch: Batch, bounds: tuple[tuple[float, ...], tuple[float, ...
         raise InputError(
             f"inputs must be finite, but sample {batch.ids[place]} holds NaN or infinity"
         )
-    floor, ceiling = (torch.tensor(each, dtype=torch.float64) for each in bounds)
+    floor, ceiling = (torch.tensor(each, dtype=torch.float64, device="cpu") for each in bounds)
     outside = ((low < floor - BOUNDS_TOLERANCE) | (high > ceiling + BOUNDS_TOLERANCE)).any(1)
     if outside.any():
         place = int(outside.nonzero()[0, 0])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import random
 import threading
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -389,6 +390,37 @@ def test_a_module_on_an_accelerator_stays_there():
         with subject.prepared(device="cpu") as model:
             model.logits(X)
         assert state_of(module) == before
+
+
+class Making(nn.Module):
+    """Makes a tensor of its own, for which it names no device."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 3)
+
+    def forward(self, inputs):
+        return self.layer(inputs.flatten(1)) * torch.ones(3)
+
+
+@contextmanager
+def default_device(name):
+    torch.set_default_device(name)
+    try:
+        yield
+    finally:
+        torch.set_default_device(None)
+
+
+def test_a_default_device_is_for_the_module_and_for_nothing_else():
+    module = Making()
+    inputs = torch.rand(2, 1, 2, 2)
+    expected = Classifier(module)(inputs)
+    with simulated_accelerator(), default_device("sim"):
+        with Classifier(module.to("sim")).prepared() as model:
+            assert torch.ones(()).device == torch.device("cpu")
+            assert torch.equal(model.logits(inputs.to("sim")).cpu(), expected)
+        assert torch.ones(()).device == torch.device("sim", 0)
 
 
 def test_a_module_on_two_devices_is_refused_and_left_alone():
