@@ -209,6 +209,9 @@ class _Loader:
             batch_size=self.loader.batch_size or 1,
             collate_fn=self.loader.collate_fn,
             num_workers=self.loader.num_workers,
+            worker_init_fn=self.loader.worker_init_fn,
+            multiprocessing_context=self.loader.multiprocessing_context,
+            timeout=self.loader.timeout,
         )
         return _Loader(picked, chosen)
 

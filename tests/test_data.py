@@ -246,6 +246,28 @@ def test_a_larger_subset_holds_the_smaller_one():
     assert small < large
 
 
+class Opened(Dataset):
+    """Samples that only a worker that was set up can read."""
+
+    opened = False
+
+    def __len__(self):
+        return 10
+
+    def __getitem__(self, place):
+        assert Opened.opened
+        return X[place], Y[place]
+
+
+def set_up(worker):
+    Opened.opened = True
+
+
+def test_workers_are_set_up_for_a_subset_as_for_everything():
+    loader = DataLoader(Opened(), batch_size=4, num_workers=1, worker_init_fn=set_up)
+    assert len(together(Samples(loader, samples=3))[0]) == 3
+
+
 @sized_sources
 def test_a_subset_larger_than_the_data_is_everything(source):
     assert together(Samples(*source(), samples=99))[0] == list(range(10))
