@@ -11,9 +11,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from pytest_triguard.engine import devices
 from pytest_triguard.engine.chunking import ChunkSize, Timings
+from pytest_triguard.engine.generators import Generators
 from pytest_triguard.engine.kept import KeptMaps
 from pytest_triguard.engine.model import Model
 from pytest_triguard.errors import InputError, InputTypeError, ModelError
@@ -116,22 +118,26 @@ class Classifier:
 
         Raises:
             ConfigError: If the device is not to be had.
-            ModelError: If the module lies on several devices and would have to be moved.
+            ModelError: If the module lies on several devices and would have to be moved, or has
+                parameters or buffers without values, or parameters made in inference mode.
         """
+        _require_usable(self.module)
         settings = current_settings()
         target = devices.resolve(device or settings.device, fallback=self.device)
         self._hold(target)
         try:
             timings = self._timings.setdefault(str(target), {})
-            yield Model(
-                self.module,
-                device=target,
-                dtype=self.dtype,
-                bounds=self.bounds,
-                normalization=self.normalization,
-                chunk=ChunkSize(chunk or settings.chunk, timings),
-                layouts=self._layouts.setdefault(str(target), {}),
-            )
+            with devices.host_by_default() as outside:
+                yield Model(
+                    self.module,
+                    device=target,
+                    dtype=self.dtype,
+                    bounds=self.bounds,
+                    normalization=self.normalization,
+                    chunk=ChunkSize(chunk or settings.chunk, timings),
+                    layouts=self._layouts.setdefault(str(target), {}),
+                    default_device=outside,
+                )
         finally:
             self._release()
 
@@ -156,7 +162,12 @@ class Classifier:
                 held.restore()
 
     def fingerprint(self) -> str:
-        """Return a hash of weights, buffers, architecture, bounds and normalisation."""
+        """Return a hash of weights, buffers, architecture, bounds and normalisation.
+
+        Raises:
+            ModelError: If the module has parameters or buffers without values.
+        """
+        _require_usable(self.module)
         state = self._state()
         if self._fingerprint is None or self._fingerprint[0] != state:
             self._fingerprint = state, self._hash()
@@ -212,10 +223,12 @@ class _Held:
     training: dict[nn.Module, bool] = field(init=False)
     parameters: list[_Parameter] = field(init=False)
     buffers: list[tuple[nn.Module, str, Tensor, Tensor]] = field(init=False)
+    named: list[tuple[nn.Module, frozenset[str], frozenset[str]]] = field(init=False)
 
     def __post_init__(self) -> None:
         modules = list(self.module.modules())
-        self.training = {each: each.training for each in modules}
+        # A frozen ScriptModule has no mode: evaluation is built in.
+        self.training = {each: each.training for each in modules if hasattr(each, "training")}
         self.parameters = [
             _Parameter(owner, name, each, each.data, each.grad, each.requires_grad)
             for owner in modules
@@ -228,7 +241,15 @@ class _Held:
             for name, buffer in owner._buffers.items()
             if buffer is not None
         ]
-        self.generators = _generator_states(self.device)
+        self.named = [
+            (
+                owner,
+                frozenset(owner._buffers.keys()),
+                frozenset(name for name, buffer in owner._buffers.items() if buffer is None),
+            )
+            for owner in modules
+        ]
+        self.generators = Generators(self.device)
         try:
             self._prepare()
         except BaseException:
@@ -236,9 +257,10 @@ class _Held:
             raise
 
     def _prepare(self) -> None:
-        self.module.eval()
-        self.module.requires_grad_(False)
+        self._evaluate()
         for each in self.parameters:
+            # Not by the module's own requires_grad_, which a ScriptModule does not have.
+            each.parameter.requires_grad_(False)
             each.parameter.grad = None  # or it would move along
         tensors = (*self.module.parameters(), *self.module.buffers())
         places = {tensor.device for tensor in tensors}
@@ -250,9 +272,22 @@ class _Held:
         if places and places != {self.device}:
             self.module.to(self.device)
 
+    def _evaluate(self) -> None:
+        try:
+            self.module.eval()
+        except NotImplementedError:
+            # The mode of what torch.export makes is built in, and that of its neighbours is not.
+            for module in self.training:
+                module.training = False
+
     def restore(self) -> None:
         for each in self.parameters:
             each.restore()
+        for owner, names, empty in self.named:
+            for name in set(owner._buffers.keys()) - names:
+                del owner._buffers[name]
+            for name in empty:
+                owner._buffers[name] = None
         for owner, name, buffer, values in self.buffers:
             if not _expanded(buffer):
                 # Through .data, so that a buffer nobody changed does not look changed.
@@ -260,7 +295,34 @@ class _Held:
             owner._buffers[name] = buffer
         for module, training in self.training.items():
             module.training = training
-        _restore_generators(self.generators)
+        self.generators.restore()
+
+
+def _require_usable(module: nn.Module) -> None:
+    """Refuse a module with tensors that cannot be read, or that autograd cannot use.
+
+    Raises:
+        ModelError: If there are any; it names the first.
+    """
+    for kind, named in (
+        ("parameter", module.named_parameters()),
+        ("buffer", module.named_buffers()),
+    ):
+        for name, tensor in named:
+            if reason := _unusable(tensor):
+                raise ModelError(
+                    f"the module must be ready to run, but its {kind} {name!r} {reason}"
+                )
+
+
+def _unusable(tensor: Tensor) -> str | None:
+    if is_lazy(tensor):
+        return "is lazy and not initialised; pass one batch through the module first"
+    if tensor.is_meta:
+        return "is on the meta device and has no values; load the weights first"
+    if isinstance(tensor, nn.Parameter) and tensor.is_inference():
+        return "was made in torch.inference_mode(); build and load the module outside of it"
+    return None
 
 
 def _expanded(tensor: Tensor) -> bool:
@@ -279,23 +341,6 @@ def _integers(tensor: Tensor) -> Tensor:
     widths = {1: torch.int8, 2: torch.int16, 4: torch.int32}
     width = widths.get(tensor.element_size(), torch.int64)
     return tensor.detach().contiguous().flatten().view(width)
-
-
-def _generator_states(device: torch.device) -> list[tuple[torch.device, Any]]:
-    states: list[tuple[torch.device, Any]] = [(torch.device("cpu"), torch.get_rng_state())]
-    if not devices.is_host(device):
-        module = torch.get_device_module(device)
-        if hasattr(module, "get_rng_state"):
-            states.append((device, module.get_rng_state(device)))
-    return states
-
-
-def _restore_generators(states: list[tuple[torch.device, Any]]) -> None:
-    for device, state in states:
-        if devices.is_host(device):
-            torch.set_rng_state(state)
-        else:
-            torch.get_device_module(device).set_rng_state(state, device)
 
 
 def read_bounds(bounds: Any) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, default_collate
 from torch.utils.data.sampler import (
     BatchSampler,
     RandomSampler,
@@ -20,6 +20,7 @@ from torch.utils.data.sampler import (
 )
 
 from pytest_triguard.engine import draws
+from pytest_triguard.engine.chunking import out_of_memory
 from pytest_triguard.engine.equality import same_values
 from pytest_triguard.engine.samples import Batch
 from pytest_triguard.errors import InputError, InputTypeError
@@ -106,7 +107,7 @@ class Samples:
             InputError: If there are none.
         """
         for batch in self._source.read():
-            return self._checked(batch.rows(slice(_READ_ROWS)))
+            return self._checked(batch).rows(slice(_READ_ROWS))
         raise InputError(_NONE)
 
     def alone(self, place: int) -> Samples:
@@ -208,6 +209,9 @@ class _Loader:
             batch_size=self.loader.batch_size or 1,
             collate_fn=self.loader.collate_fn,
             num_workers=self.loader.num_workers,
+            worker_init_fn=self.loader.worker_init_fn,
+            multiprocessing_context=self.loader.multiprocessing_context,
+            timeout=self.loader.timeout,
         )
         return _Loader(picked, chosen)
 
@@ -218,6 +222,8 @@ class _Loader:
             if place == 0:
                 self.named = ids is not None
                 self._refuse_changing(inputs, labels, ids)
+            if not len(inputs):  # a collate function may drop all it is given
+                continue
             positions = range(start, start + len(inputs))
             start += len(inputs)
             named = positions if self.chosen is None else self.chosen[positions.start : start]
@@ -256,12 +262,30 @@ def _source(inputs: Any, labels: Any, ids: Any) -> _Tensors | _Loader:
     if isinstance(inputs, DataLoader):
         _refuse_shuffling(inputs)
         return _Loader(inputs)
-    return _Loader(DataLoader(inputs, batch_size=_READ_ROWS))
+    if not isinstance(inputs, IterableDataset) and not hasattr(inputs, "__len__"):
+        raise InputTypeError(
+            "inputs must be a Dataset with a length or an IterableDataset, but a "
+            f"{type(inputs).__name__} without __len__ came"
+        )
+    return _Loader(DataLoader(inputs, batch_size=_READ_ROWS, collate_fn=_collated))
+
+
+def _collated(items: list[Any]) -> Any:
+    """Return items of a Dataset as a batch."""
+    try:
+        return default_collate(items)
+    except (TypeError, ValueError, RuntimeError, KeyError) as error:
+        if out_of_memory(error):
+            raise
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise InputTypeError(
+            "inputs must be a Dataset of (input, label) or (input, label, id) with tensors of one "
+            f"shape as inputs, but its items make no batch: {reason}"
+        ) from error
 
 
 def _tensors(inputs: Tensor, labels: Any, ids: Any) -> _Tensors:
-    if inputs.ndim != 4:
-        raise InputError(f"inputs must have shape (N, C, H, W), but {describe(inputs)} came")
+    _require_images(inputs)
     if labels is not None and not isinstance(labels, Tensor):
         raise InputTypeError(f"labels must be a tensor (N,), but {describe(labels)} came")
     if labels is not None and labels.shape != inputs.shape[:1]:
@@ -277,6 +301,8 @@ def _ids(ids: Any, count: int) -> list[Hashable]:
     if not isinstance(ids, Iterable) or isinstance(ids, str):
         raise InputTypeError(f"ids must be one id per sample, but {describe(ids)} came")
     listed: list[Any] = ids.tolist() if hasattr(ids, "tolist") else list(ids)
+    # An element of an array or a tensor is no plain value either.
+    listed = [each.tolist() if hasattr(each, "tolist") else each for each in listed]
     if len(listed) != count:
         raise InputError(f"ids must name {count} samples, but {len(listed)} came")
     for each in listed:
@@ -316,6 +342,7 @@ def _parts(item: Any) -> tuple[Tensor, Tensor | None, list[Hashable] | None]:
             f"of {describe(item) if len(parts) == 1 else f'{len(parts)} parts'} came"
         )
     inputs, labels, ids = (*parts, None, None)[:3]
+    _require_images(inputs)
     if labels is not None and not isinstance(labels, Tensor):
         raise InputTypeError(f"the loader's labels must be a tensor, but {describe(labels)} came")
     return inputs, labels, None if ids is None else _ids(ids, len(inputs))
@@ -340,7 +367,7 @@ def _all_or_one(batches: Iterator[Batch], place: int | None) -> Iterator[Batch]:
 def _batch(
     positions: tuple[int, ...], ids: tuple[Hashable, ...], inputs: Tensor, labels: Tensor | None
 ) -> Batch:
-    keys = torch.tensor([draws.id_key(each) for each in ids], dtype=torch.int64)
+    keys = torch.tensor([draws.id_key(each) for each in ids], dtype=torch.int64, device="cpu")
     return Batch(positions, ids, keys, inputs.detach(), labels)
 
 
@@ -359,8 +386,18 @@ def _told(kind: tuple[object, ...]) -> str:
     return f"shape {shape} of {dtype} {'without' if unlabelled else 'with'} labels"
 
 
+def _require_images(inputs: Tensor) -> None:
+    if inputs.is_nested or inputs.layout is not torch.strided or inputs.is_meta:
+        raise InputTypeError(
+            "inputs must be a dense tensor with values, but a "
+            f"{'nested' if inputs.is_nested else inputs.layout} one on {inputs.device} came"
+        )
+    if inputs.ndim != 4:
+        raise InputError(f"inputs must have shape (N, C, H, W), but {describe(inputs)} came")
+
+
 def _check_inputs(inputs: Tensor, dtype: torch.dtype | None) -> None:
-    if inputs.ndim != 4 or not all(inputs.shape[1:]):
+    if not all(inputs.shape[1:]):
         raise InputError(f"inputs must have shape (N, C, H, W), but {describe(inputs)} came")
     if not inputs.dtype.is_floating_point:
         raise InputTypeError(
@@ -387,7 +424,7 @@ def _check_range(batch: Batch, bounds: tuple[tuple[float, ...], tuple[float, ...
         raise InputError(
             f"inputs must be finite, but sample {batch.ids[place]} holds NaN or infinity"
         )
-    floor, ceiling = (torch.tensor(each, dtype=torch.float64) for each in bounds)
+    floor, ceiling = (torch.tensor(each, dtype=torch.float64, device="cpu") for each in bounds)
     outside = ((low < floor - BOUNDS_TOLERANCE) | (high > ceiling + BOUNDS_TOLERANCE)).any(1)
     if outside.any():
         place = int(outside.nonzero()[0, 0])
@@ -409,11 +446,12 @@ def _classes(name: str, classes: Tensor, rows: int, num_classes: int | None) -> 
         raise InputTypeError(f"{name} must be integers, but {classes.dtype} came")
     if classes.shape != (rows,):
         raise InputError(f"{name} must have shape ({rows},), but {describe(classes)} came")
+    classes = classes.to(torch.int64)  # torch cannot compare all widths
     low, high = int(classes.min()), int(classes.max())
     if low < 0 or (num_classes is not None and high >= num_classes):
         top = " on" if num_classes is None else f" to {num_classes - 1}"
         raise InputError(f"{name} must be classes from 0{top}, but {low if low < 0 else high} came")
-    return classes.to(torch.int64)
+    return classes
 
 
 def _targets(targets: Any, count: int | None) -> int | Tensor | None:

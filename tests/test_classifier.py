@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import copy
+import random
 import threading
+from contextlib import contextmanager
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -151,7 +154,7 @@ def test_afterwards_everything_is_as_before(device, error):
         try:
             with Classifier(module).prepared(device=device) as model:
                 module(X.to(model.device))
-                torch.rand(3)
+                torch.rand(3), np.random.rand(3), random.random()
                 if error is not None:
                     raise error("stop")
         except (RuntimeError, KeyboardInterrupt):
@@ -184,6 +187,113 @@ def test_buffers_that_change_inside_are_put_back(device):
         model.logits(torch.zeros(2, 1, 2, 2, device=model.device))
     assert state_of(module) == before
     assert module.count == 0
+
+
+class Caching(nn.Module):
+    """Makes a buffer, and fills another, when it first runs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 3)
+        self.register_buffer("filled", None)
+
+    def forward(self, inputs):
+        if self.filled is None:
+            self.filled = torch.ones(3)
+            self.register_buffer("made", torch.ones(3))
+        return self.layer(inputs.flatten(1)) * self.filled
+
+
+def test_buffers_that_are_made_inside_are_taken_away():
+    module = Caching()
+    before = state_of(module)
+    with Classifier(module).prepared() as model:
+        model.logits(torch.zeros(2, 1, 2, 2))
+        assert module.made is not None
+    assert state_of(module) == before
+    assert module.filled is None
+
+
+def _scripted(module):
+    return torch.jit.script(module)
+
+
+def _frozen(module):
+    return torch.jit.freeze(torch.jit.script(module.eval()))
+
+
+def _exported(module):
+    rows = torch.export.Dim("rows")
+    program = torch.export.export(module.eval(), (X,), dynamic_shapes=({0: rows},))
+    return nn.Sequential(program.module(), nn.Dropout(0.5))
+
+
+class Fixed(nn.Sequential):
+    """Has its mode built in, as what torch.export makes."""
+
+    def train(self, mode=True):
+        raise NotImplementedError("Calling train() is not supported yet.")
+
+
+def _fixed(module):
+    return nn.Sequential(Fixed(module.eval()), nn.Dropout(0.5))
+
+
+@pytest.mark.parametrize(
+    "made", [_scripted, _frozen, _fixed, pytest.param(_exported, marks=pytest.mark.slow)]
+)
+@pytest.mark.filterwarnings("ignore:.*torch.jit")
+def test_a_module_made_by_torch_runs_as_what_it_was_made_of(made):
+    module = made(network("conv"))
+    for each in module.parameters():
+        each.grad = torch.ones_like(each)
+    before = None if made is _frozen else state_of(module)
+    points = X.clone().requires_grad_()
+    logits = Classifier(module)(points)
+    torch.testing.assert_close(logits, bare(classifier("conv"))(X))
+    logits.sum().backward()
+    assert points.grad.abs().sum() > 0
+    assert before is None or state_of(module) == before
+
+
+def _lazy():
+    return nn.Sequential(nn.Flatten(), nn.LazyLinear(3))
+
+
+def _lazy_statistics():
+    return nn.LazyBatchNorm2d(affine=False)
+
+
+def _without_values():
+    return nn.Linear(4, 3, device="meta")
+
+
+def _made_for_inference():
+    with torch.inference_mode():
+        return nn.Linear(4, 3)
+
+
+LAZY = "is lazy and not initialised; pass one batch through the module first"
+UNUSABLE = {
+    _lazy: f"parameter '1.weight' {LAZY}",
+    _lazy_statistics: f"buffer 'running_mean' {LAZY}",
+    _without_values: "parameter 'weight' is on the meta device and has no values; load the weights "
+    "first",
+    _made_for_inference: "parameter 'weight' was made in torch.inference_mode(); build and load "
+    "the module outside of it",
+}
+
+
+@pytest.mark.parametrize("made", UNUSABLE)
+@pytest.mark.parametrize("use", [Classifier.fingerprint, lambda each: each(X)])
+@pytest.mark.filterwarnings("ignore:Lazy modules")
+def test_a_module_that_is_not_ready_is_refused_by_name(made, use):
+    module = made()
+    with pytest.raises(ModelError) as caught:
+        use(Classifier(module))
+    assert str(caught.value) == f"the module must be ready to run, but its {UNUSABLE[made]}"
+    assert module.training
+    assert all(each.requires_grad for each in module.parameters())
 
 
 def test_training_goes_on_after_a_check_as_if_there_had_been_none():
@@ -280,6 +390,37 @@ def test_a_module_on_an_accelerator_stays_there():
         with subject.prepared(device="cpu") as model:
             model.logits(X)
         assert state_of(module) == before
+
+
+class Making(nn.Module):
+    """Makes a tensor of its own, for which it names no device."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 3)
+
+    def forward(self, inputs):
+        return self.layer(inputs.flatten(1)) * torch.ones(3)
+
+
+@contextmanager
+def default_device(name):
+    torch.set_default_device(name)
+    try:
+        yield
+    finally:
+        torch.set_default_device(None)
+
+
+def test_a_default_device_is_for_the_module_and_for_nothing_else():
+    module = Making()
+    inputs = torch.rand(2, 1, 2, 2)
+    expected = Classifier(module)(inputs)
+    with simulated_accelerator(), default_device("sim"):
+        with Classifier(module.to("sim")).prepared() as model:
+            assert torch.ones(()).device == torch.device("cpu")
+            assert torch.equal(model.logits(inputs.to("sim")).cpu(), expected)
+        assert torch.ones(()).device == torch.device("sim", 0)
 
 
 def test_a_module_on_two_devices_is_refused_and_left_alone():

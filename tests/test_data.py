@@ -165,6 +165,25 @@ def test_the_last_incomplete_batch_may_be_dropped():
     assert together(Samples(DataLoader(DATA, batch_size=4, drop_last=True)))[0] == list(range(8))
 
 
+def test_batches_that_a_collate_function_emptied_are_passed_over():
+    def odd_ones(items):
+        kept = [item for item in items if item[1] % 2]
+        return (
+            torch.stack([each[0] for each in kept]) if kept else X[:0],
+            torch.tensor([each[1] for each in kept], dtype=torch.int64),
+        )
+
+    loader = DataLoader(DATA, batch_size=1, collate_fn=odd_ones)
+    _, _, inputs, labels = together(Samples(loader))
+    assert torch.equal(inputs, X[Y % 2 == 1])
+    assert set(labels.tolist()) == {1, 3}
+
+
+@pytest.mark.parametrize("width", [torch.uint8, torch.int16, torch.uint16, torch.uint64])
+def test_labels_are_integers_of_any_width(width):
+    assert torch.equal(together(Samples(X, Y.to(width)))[3], Y)
+
+
 CHANGES = {
     "pixel": lambda: (X.clone().index_fill_(0, torch.tensor([9]), 0.5), Y),
     "label": lambda: (X, Y.flip(0)),
@@ -227,6 +246,28 @@ def test_a_larger_subset_holds_the_smaller_one():
     assert small < large
 
 
+class Opened(Dataset):
+    """Samples that only a worker that was set up can read."""
+
+    opened = False
+
+    def __len__(self):
+        return 10
+
+    def __getitem__(self, place):
+        assert Opened.opened
+        return X[place], Y[place]
+
+
+def set_up(worker):
+    Opened.opened = True
+
+
+def test_workers_are_set_up_for_a_subset_as_for_everything():
+    loader = DataLoader(Opened(), batch_size=4, num_workers=1, worker_init_fn=set_up)
+    assert len(together(Samples(loader, samples=3))[0]) == 3
+
+
 @sized_sources
 def test_a_subset_larger_than_the_data_is_everything(source):
     assert together(Samples(*source(), samples=99))[0] == list(range(10))
@@ -255,8 +296,16 @@ def test_a_subset_needs_a_known_length(given):
 
 @pytest.mark.parametrize(
     "ids",
-    [range(5, 15), list(range(5, 15)), torch.arange(5, 15), np.arange(5, 15), tuple(range(5, 15))],
-    ids=["range", "list", "tensor", "numpy", "tuple"],
+    [
+        range(5, 15),
+        list(range(5, 15)),
+        torch.arange(5, 15),
+        np.arange(5, 15),
+        tuple(range(5, 15)),
+        list(torch.arange(5, 15)),
+        list(np.arange(5, 15)),
+    ],
+    ids=["range", "list", "tensor", "numpy", "tuple", "list-of-tensors", "list-of-numpy"],
 )
 def test_ids_are_plain_values_whatever_they_came_in(ids):
     samples = Samples(X, Y, ids=ids)
@@ -392,6 +441,43 @@ REFUSED = {
         InputError,
         "inputs must have shape (N, C, H, W",
     ),
+    "loader-of-single-samples": (
+        lambda: (DataLoader(DATA, batch_size=None),),
+        InputError,
+        "inputs must have shape (N, C, H, W), but a Tensor of shape (1, 3, 4) and dtype",
+    ),
+    "sparse": (
+        lambda: (X.to_sparse(),),
+        InputTypeError,
+        "inputs must be a dense tensor with values, but a torch.sparse_coo one on cpu came",
+    ),
+    "without-values": (
+        lambda: (X.to("meta"),),
+        InputTypeError,
+        "inputs must be a dense tensor with values, but a torch.strided one on meta came",
+    ),
+    "dataset-of-objects": (
+        lambda: (Own([(object(), 1)]),),
+        InputTypeError,
+        "inputs must be a Dataset of (input, label) or (input, label, id) with tensors of one "
+        "shape as inputs, but its items make no batch: default_collate: batch must contain tensors",
+    ),
+    "dataset-of-sizes": (
+        lambda: (Own([(X[0], 1), (X[0, :, :2], 1)]),),
+        InputTypeError,
+        "inputs must be a Dataset of (input, label) or (input, label, id) with tensors of one "
+        "shape as inputs, but its items make no batch: stack expects each tensor to be equal size",
+    ),
+    "dataset-without-length": (
+        lambda: (Dataset(),),
+        InputTypeError,
+        "inputs must be a Dataset with a length or an IterableDataset, but a Dataset without __len",
+    ),
+    "ids-twice-as-tensors": (
+        lambda: (X[:2], Y[:2], [torch.tensor(1), torch.tensor(1)]),
+        InputError,
+        "ids must be unique, but 1 came twice",
+    ),
     "loader-sizes": (
         lambda: (DataLoader(Own([(X[0], 1), (X[0, :, :2], 1)]), batch_size=1),),
         InputError,
@@ -467,7 +553,8 @@ def refused(error, message):
 @pytest.mark.parametrize(("given", "error", "message"), REFUSED.values(), ids=REFUSED)
 def test_bad_data_is_refused_by_name(given, error, message):
     with refused(error, message) as caught:
-        list(Samples(*given()))
+        inputs, labels, ids = (*given(), None, None)[:3]
+        list(Samples(inputs, labels, ids=ids))
     assert "\n" not in str(caught.value)
 
 

@@ -21,6 +21,7 @@ from pytest_triguard.attributions.completeness import Summing, shortfall
 from pytest_triguard.attributions.lines import MODES
 from pytest_triguard.engine.geometry import per_row
 from pytest_triguard.engine.gradients import input_gradient
+from pytest_triguard.engine.layers import watched
 from pytest_triguard.engine.model import Model
 from pytest_triguard.engine.samples import Batch, Feed
 from pytest_triguard.facts import Facts
@@ -187,7 +188,7 @@ def _bias_gradients(
 
     with ExitStack() as hooks:
         for each in module.modules():
-            hooks.callback(each.register_forward_hook(watch).remove)
+            hooks.callback(watched(each).register_forward_hook(watch).remove)
         yield
 
 

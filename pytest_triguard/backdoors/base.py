@@ -62,7 +62,7 @@ class Trigger(ABC):
             InputTypeError: If `inputs` is no floating tensor.
             InputError: If its shape does not go with the trigger.
         """
-        inputs = self._checked(inputs)
+        inputs = self.checked(inputs)
         low, high = (per_channel(end, inputs) for end in self.bounds)
         return torch.minimum(torch.maximum(self.apply(inputs), low), high)
 
@@ -79,7 +79,7 @@ class Trigger(ABC):
             InputTypeError: If `inputs` is no floating tensor.
             InputError: If its shape does not go with the trigger.
         """
-        return self.touched(self._checked(inputs))
+        return self.touched(self.checked(inputs))
 
     def parameters(self) -> dict[str, Any]:
         """Return the hyperparameters as plain values, for records and messages.
@@ -89,7 +89,13 @@ class Trigger(ABC):
         values = {each.name: _plain(getattr(self, each.name)) for each in fields(self)}
         return {"backdoor": self.name} | values
 
-    def _checked(self, inputs: Any) -> Tensor:
+    def checked(self, inputs: Any) -> Tensor:
+        """Return `inputs` if they are images that go with the bounds.
+
+        Raises:
+            InputTypeError: If `inputs` is no floating tensor.
+            InputError: If its shape does not go with the bounds.
+        """
         if not isinstance(inputs, Tensor):
             raise InputTypeError(
                 f"inputs must be a tensor (N, C, H, W), but {describe(inputs)} came"

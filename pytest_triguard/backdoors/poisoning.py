@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from numbers import Integral
 from typing import Any
 
@@ -9,7 +10,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset
 
-from pytest_triguard.backdoors.base import Trigger
+from pytest_triguard.backdoors.base import Trigger, per_channel
+from pytest_triguard.data import BOUNDS_TOLERANCE
 from pytest_triguard.engine import draws
 from pytest_triguard.errors import InputError, InputTypeError
 from pytest_triguard.validation import describe, number, whole
@@ -27,6 +29,7 @@ class PoisonedDataset(Dataset[tuple[Any, ...]]):
     Args:
         dataset: Items `(input, label)` or `(input, label, id)`: a floating tensor `(C, H, W)`, a
             class as an int or a tensor of one element, and the sample's id; without one, its index.
+            Inputs lie inside the bounds of the trigger.
         trigger: The trigger.
         rate: Share of the eligible samples that are poisoned, from 0 to 1, exactly
             `round(rate * eligible)` of them.
@@ -67,6 +70,7 @@ class PoisonedDataset(Dataset[tuple[Any, ...]]):
         return len(self.dataset)
 
     def __getitem__(self, index: int) -> tuple[Any, ...]:
+        index = operator.index(index)  # a tensor is not found among the poisoned ones
         place = index + len(self) if index < 0 else index
         if not 0 <= place < len(self):
             raise IndexError(f"index must be below {len(self)}, but {index} came")
@@ -82,11 +86,24 @@ class PoisonedDataset(Dataset[tuple[Any, ...]]):
         indexes: list[int] = []
         keys: list[int] = []
         for place in range(len(self)):
-            _, label, *rest = _item(self.dataset[place], place)
+            inputs, label, *rest = _item(self.dataset[place], place)
+            self._check_range(inputs, place)
             if int(label) != self.trigger.target:
                 indexes.append(place)
                 keys.append(_key(rest[0] if rest else place))
         return indexes, keys
+
+    def _check_range(self, inputs: Tensor, place: int) -> None:
+        inputs = self.trigger.checked(inputs.unsqueeze(0))
+        low, high = (per_channel(end, inputs) for end in self.trigger.bounds)
+        inside = (inputs >= low - BOUNDS_TOLERANCE) & (inputs <= high + BOUNDS_TOLERANCE)
+        if not bool(inside.all()):
+            raise InputError(
+                f"dataset must give inputs inside the trigger's bounds {self.trigger.bounds!r}, "
+                f"outside of which it clips them, but index {place} reaches from "
+                f"{float(inputs.min()):g} to {float(inputs.max()):g}; "
+                f"backdoors.get({self.trigger.name!r}, bounds=...) sets them"
+            )
 
 
 def _chosen(indexes: list[int], keys: list[int], count: int, seed: int) -> tuple[int, ...]:

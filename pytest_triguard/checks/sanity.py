@@ -9,6 +9,7 @@ Hein 2020, section 7, and the notes of its reference implementation), and what C
 from __future__ import annotations
 
 from collections import Counter
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -17,7 +18,7 @@ from pytest_triguard.attacks import Attack
 from pytest_triguard.attacks.cascade import Cascaded
 from pytest_triguard.engine.gradients import input_gradient
 from pytest_triguard.engine.model import Model
-from pytest_triguard.engine.objectives import cross_entropy, margin
+from pytest_triguard.engine.objectives import Objective, cross_entropy, margin
 from pytest_triguard.engine.outcome import Outcome
 from pytest_triguard.running import Run
 
@@ -128,7 +129,7 @@ class Sanity:
         points = run.like[:_LOOKED_AT].detach().to(run.model.device)
         with run.model.passes.uncounted():
             with torch.no_grad():
-                logits = run.model.logits(points)
+                logits = run.model.chunk.map(run.model.logits, points)
             found = _randomised() if run.model.draws else {}
             found |= _softmax(logits)
             if self._attack.needs_gradients:
@@ -136,8 +137,12 @@ class Sanity:
         return found
 
     def _gradients(self, model: Model, points: Tensor, classes: Tensor) -> dict[str, str]:
+        def largest(part: slice, objective: Objective) -> Tensor:
+            gradient, _ = input_gradient(model, points[part], classes[part], objective)
+            return gradient.abs().amax((1, 2, 3))
+
         sizes = [
-            input_gradient(model, points, classes, objective)[0].abs().amax((1, 2, 3))
+            torch.cat(model.chunk.attempt(partial(largest, objective=objective), len(points)))
             for objective in (cross_entropy, margin)
         ]
         entropy, lead = torch.stack(sizes).tolist()

@@ -167,12 +167,18 @@ def _usual(example: Tensor) -> int:
 
 
 def _smaller(run: Callable[[Tensor], object], example: Tensor, found: Timing, trial: int) -> Timing:
-    """Halve the size as long as that brings something."""
+    """Halve the size as long as that brings something, or as memory runs out."""
     best = found.best
     while best // 2 >= _SMALLEST:
         half = best // 2
-        if _gain(run, example, best, half, _turns(trial, best)) < _WORTH_IT:
-            break
+        try:
+            gain = _gain(run, example, best, half, _turns(trial, best))
+        except (RuntimeError, MemoryError) as error:
+            if not out_of_memory(error):
+                raise
+        else:
+            if gain < _WORTH_IT:
+                break
         best = half
     return Timing(best, found.tried)
 

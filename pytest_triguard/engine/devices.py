@@ -6,6 +6,8 @@ Everything is asked of torch, so that a backend it learns of later works here to
 from __future__ import annotations
 
 import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 
 import torch
 
@@ -61,6 +63,18 @@ def available() -> list[str]:
 def is_host(device: torch.device) -> bool:
     """Return whether Python can read tensors on a device without waiting for it or copying."""
     return device.type == "cpu"
+
+
+@contextmanager
+def host_by_default() -> Iterator[torch.device]:
+    """Make tensors on the host where no device is named, whatever `torch.set_default_device` says.
+
+    Yields:
+        The default device outside of the block.
+    """
+    outside = torch.get_default_device()
+    with nullcontext() if is_host(outside) else torch.device("cpu"):
+        yield outside
 
 
 def synchronize(device: torch.device) -> None:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Hashable, Sequence
+from numbers import Integral
 
 import torch
 from torch import Tensor
@@ -28,8 +29,8 @@ _BITS = 24
 
 def id_key(sample_id: Hashable) -> int:
     """Return the 64-bit key of a sample id: an integer is its own key, text is hashed."""
-    if isinstance(sample_id, int):
-        return _signed(sample_id, 64)
+    if isinstance(sample_id, Integral):
+        return _signed(int(sample_id), 64)
     return _digest(str(sample_id))
 
 

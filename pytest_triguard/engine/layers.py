@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from pytest_triguard.engine.model import Model
-from pytest_triguard.errors import InputError, InputTypeError
+from pytest_triguard.errors import InputError, InputTypeError, ModelError
 from pytest_triguard.validation import describe
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ def capture(layer: nn.Module) -> Iterator[Captured]:
         An object whose `output` is what the layer gave last.
     """
     captured = Captured(layer)
-    handle = layer.register_forward_hook(captured.take)
+    handle = watched(layer).register_forward_hook(captured.take)
     try:
         yield captured
     finally:
@@ -95,7 +95,7 @@ def capture_input(layer: nn.Module) -> Iterator[Captured]:
     def take(module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
         return (captured.take(module, inputs, inputs[0]), *inputs[1:])
 
-    handle = layer.register_forward_pre_hook(take)
+    handle = watched(layer).register_forward_pre_hook(take)
     try:
         yield captured
     finally:
@@ -115,11 +115,26 @@ def cut(layer: nn.Module) -> Iterator[Captured]:
         An object whose `output` is what the layer gave last, a leaf of the graph.
     """
     captured = Captured(layer)
-    handle = layer.register_forward_hook(captured.cut)
+    handle = watched(layer).register_forward_hook(captured.cut)
     try:
         yield captured
     finally:
         handle.remove()
+
+
+def watched(layer: nn.Module) -> nn.Module:
+    """Return a layer whose calls can be watched.
+
+    Raises:
+        ModelError: If it is a ScriptModule, which takes no hooks.
+    """
+    if isinstance(layer, torch.jit.ScriptModule):
+        raise ModelError(
+            "the module must let its layers be watched, but its "
+            f"{getattr(layer, 'original_name', type(layer).__name__)} is a ScriptModule; give the "
+            "module that it was made from"
+        )
+    return layer
 
 
 def check_layer(layer: Any) -> None:
@@ -227,8 +242,8 @@ def _last_spatial_layer(model: Model, inputs: Tensor, share: float) -> nn.Module
 
     with ExitStack() as hooks:
         for each in model.module.modules():
-            handle = each.register_forward_hook(note)
-            hooks.callback(handle.remove)
+            if not isinstance(each, torch.jit.ScriptModule):  # has no hooks
+                hooks.callback(each.register_forward_hook(note).remove)
         model.logits(inputs[:1])
     fitting = [module for module, fits in finished.items() if fits]
     return fitting[-1] if fitting else None

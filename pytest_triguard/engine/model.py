@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from pytest_triguard.engine.chunking import ChunkSize
+from pytest_triguard.engine.devices import is_host
 from pytest_triguard.engine.passes import Passes
 from pytest_triguard.errors import InputError, ModelError
 from pytest_triguard.validation import describe
@@ -30,6 +32,8 @@ class Model:
         chunk: Rows per pass.
         layouts: Whether channels are better last, by what was asked; shared by all checks of one
             classifier and device.
+        default_device: Where the network makes tensors for which it names no device, or None for
+            where everything else does.
 
     Attributes:
         passes: Forward and backward passes so far.
@@ -39,6 +43,7 @@ class Model:
         num_classes: Number of logits, known after the first forward pass.
         known: What was found out about the network, by what was asked.
         channels_last: Whether the network is given its inputs with channels last in memory.
+        outside: What the network is called in: its default device, where it is not the host.
     """
 
     def __init__(
@@ -51,6 +56,7 @@ class Model:
         normalization: tuple[Sequence[float], Sequence[float]] | None,
         chunk: ChunkSize,
         layouts: dict[Hashable, bool] | None = None,
+        default_device: torch.device | None = None,
     ) -> None:
         self.module = module
         self.device = device
@@ -64,6 +70,10 @@ class Model:
         self.chunk = chunk
         self.layouts: dict[Hashable, bool] = {} if layouts is None else layouts
         self.channels_last = False
+        # A default device costs every operator some time, so that of the host is not made one.
+        self.outside: AbstractContextManager[Any] = (
+            nullcontext() if default_device is None or is_host(default_device) else default_device
+        )
         self._bounds = bounds
         self._normalization = normalization
         self._constants: dict[tuple[str, torch.dtype], tuple[Tensor, Tensor]] = {}
@@ -123,7 +133,8 @@ class Model:
             seen = seen.to(memory_format=torch.channels_last)
             if seen.requires_grad:  # points and steps lie in the usual order
                 seen.register_hook(Tensor.contiguous)  # type: ignore[no-untyped-call]
-        outputs = self.module(seen.clone() if self.overwrites else seen)
+        with self.outside:
+            outputs = self.module(seen.clone() if self.overwrites else seen)
         self._check_outputs(outputs, len(inputs))
         self.passes.forward += len(inputs)
         return outputs  # type: ignore[no-any-return]

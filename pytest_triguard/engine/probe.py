@@ -8,6 +8,7 @@ from torch import Tensor
 from pytest_triguard.engine.chunking import out_of_memory
 from pytest_triguard.engine.devices import is_host
 from pytest_triguard.engine.equality import same_values
+from pytest_triguard.engine.generators import Generators
 from pytest_triguard.engine.model import Model
 from pytest_triguard.errors import ModelError, TriGuardError
 
@@ -15,13 +16,17 @@ _TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-3}
 _COARSE = 3e-2
 """Relative change of the logits that kernels alone may cause: they differ with the batch size."""
 
+_CALLS = 32
+"""Calls more of a module that drew at random and yet gave the same twice."""
+
 
 @torch.no_grad()
 def probe(model: Model, inputs: Tensor, *, may_draw: bool = False) -> None:
     """Run a sample alone and in company, and refuse a module whose answers change.
 
-    Costs five rows of forward passes, which are not counted: a call starts with them. A module
-    that overwrites its inputs is marked, and gets a copy from then on.
+    Costs five rows of forward passes, which are not counted: a call starts with them. A module that
+    draws at random costs some more; one that overwrites its inputs is marked, and gets a copy from
+    then on.
 
     Args:
         model: The network.
@@ -31,31 +36,34 @@ def probe(model: Model, inputs: Tensor, *, may_draw: bool = False) -> None:
 
     Raises:
         ModelError: If the module does not take the inputs, if two calls differ, if the logits of
-            a sample change with its neighbours, if the forward pass changes a buffer, or if the
-            logits are not finite.
+            a sample change with its neighbours, if the forward pass changes a
+            buffer, or if the logits are not finite.
     """
     row = inputs[:1]
     low, high = model.bounds(row.dtype)
     buffers = {name: buffer.clone() for name, buffer in model.module.named_buffers()}
-    with model.passes.uncounted():
+    name = type(model.module).__name__
+    before = Generators(model.device)
+    # Outside of inference mode tensors count how often they were written to.
+    with torch.inference_mode(False), torch.no_grad(), model.passes.uncounted():
         rows = torch.cat([row, (low + high) - row, inputs[1:2]])
         version = rows._version
         company = _first(model, rows)
         # What is given from here on is not its own: the user's, or a leaf of the graph.
         model.overwrites = rows._version != version
         alone = _twice_alone(model, row)
-    name = type(model.module).__name__
+        other = None if alone is None else _other(model, row, *alone, drew=before.moved())
     # The second row of the company is no sample of the user's.
     given = torch.cat([company[::2], *(alone or ())])
     if not bool(given.isfinite().all()):
         raise ModelError(f"the module {name} must give finite logits, but NaN or infinity came")
-    if alone is not None and not _repeat(model, *alone, row.dtype):
+    if alone is not None and other is not None:
         if may_draw:
             model.draws = True
             return
         raise ModelError(
             f"the module {name} is random: two calls on the same inputs gave logits that differ by "
-            f"{float((alone[0] - alone[1]).abs().max()):.2g}; a dropout that a custom forward "
+            f"{float((alone[0] - other).abs().max()):.2g}; a dropout that a custom forward "
             "leaves active is the usual reason (pass training=self.training to it)"
         )
     if alone is None or differs(company[:1], alone[0], computed_in=row.dtype):
@@ -95,6 +103,19 @@ def _twice_alone(model: Model, row: Tensor) -> tuple[Tensor, Tensor] | None:
         raise
     except ValueError:  # batch normalisation refuses one value per channel
         return None
+
+
+def _other(
+    model: Model, row: Tensor, first: Tensor, second: Tensor, *, drew: bool
+) -> Tensor | None:
+    """Return logits of the same row that differ from the first, or None if they never do.
+
+    Chance may give the same twice; a module that drew from a generator is asked more often.
+    """
+    if not _repeat(model, first, second, row.dtype):
+        return second
+    again = (model.logits(row) for _ in range(_CALLS if drew else 0))
+    return next((each for each in again if not _repeat(model, first, each, row.dtype)), None)
 
 
 def _repeat(model: Model, first: Tensor, second: Tensor, computed_in: torch.dtype) -> bool:

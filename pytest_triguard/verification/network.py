@@ -140,7 +140,8 @@ class Network:
         self.dtype = torch.float64 if supports_float64(model.device) else dtype
         self.unit = rounding.roundoff(dtype) if rounded else None
         self.widest = 1
-        self.graph = capture(model.module)
+        with model.outside:
+            self.graph = capture(model.module)
         self.nodes = self.graph.nodes
         self._normalization = _normalization(model, dtype, self.dtype)
         self._head = _head(self.graph)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -154,6 +155,16 @@ def test_a_subset_can_be_poisoned_and_an_index_may_count_from_the_end():
     assert list(poisoned[-3][1].shape) == []
 
 
+@pytest.mark.parametrize("kind", [np.int64, torch.tensor])
+def test_an_index_may_be_any_integer(kind):
+    poisoned = PoisonedDataset(clean(), trigger, rate=0.5)
+    for place in range(40):
+        found, expected = poisoned[kind(place)], poisoned[place]
+        assert all(torch.equal(*each) for each in zip(found, expected, strict=True))
+    by_tensor = Subset(poisoned, torch.tensor(poisoned.poisoned))
+    assert {int(label) for _, label in by_tensor} == {1}
+
+
 @pytest.mark.parametrize("index", [40, -41])
 def test_an_index_beyond_the_end_is_refused(index):
     with pytest.raises(IndexError, match=f"index must be below 40, but {index} came"):
@@ -175,6 +186,12 @@ IMAGE = torch.zeros(1, 4, 4)
         (Items((IMAGE, 0), ("x", 0)), InputTypeError, "floating tensors, but 'x' came at index 1"),
         (Items((IMAGE.byte(), 0)), InputTypeError, "dataset must give floating tensors, but"),
         (Items((IMAGE[0], 0)), InputError, r"dataset must give inputs \(C, H, W\), but .*\(4, 4\)"),
+        (
+            Items((IMAGE, 0), (IMAGE - 1, 1)),
+            InputError,
+            r"inside the trigger's bounds \(0\.0, 1\.0\), outside of which it clips them, but "
+            r"index 1 reaches from -1 to -1; backdoors\.get\('blend', bounds=\.\.\.\) sets them$",
+        ),
         (Items((IMAGE, 0.5)), InputTypeError, "labels that are one integer, but 0.5 came at"),
         (Items((IMAGE, True)), InputTypeError, "labels that are one integer, but True came at"),
         (Items((IMAGE, torch.ones(2).int())), InputTypeError, "labels that are one integer, but"),

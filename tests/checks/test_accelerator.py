@@ -40,6 +40,20 @@ def test_an_accelerator_gives_the_results_of_the_cpu(case, dtype):
 
 
 @every_assertion
+def test_the_default_device_may_be_an_accelerator(case):
+    subject, inputs, labels = gate_problem(20)
+    expected = case(subject, inputs, labels)
+    with simulated_accelerator():
+        subject.module.to("sim")
+        torch.set_default_device("sim")
+        try:
+            found = case(subject, inputs.to("sim"), labels.to("sim"))
+        finally:
+            torch.set_default_device(None)
+    assert found.counts == expected.counts
+
+
+@every_assertion
 def test_a_failure_on_an_accelerator_names_and_saves_what_the_cpu_does(case, tmp_path):
     subject, inputs, labels = gate_problem(20)
     records = []

@@ -17,6 +17,7 @@ from pytest_triguard.engine.chunking import UNTIMED, ChunkSize, out_of_memory
 from pytest_triguard.engine.passes import Passes
 from pytest_triguard.errors import TriGuardWarning
 from pytest_triguard.running import running
+from tests.assertions import TABLE, gate_problem
 from tests.networks import problem
 from tests.sessions import with_settings
 
@@ -64,6 +65,13 @@ def test_timing_finds_the_fastest_size(timed_device, fastest):
     chunk = ChunkSize()
     chunk.tune(timed_device(per_row(fastest)), ROW, work=PLENTY)
     assert chunk.used == chunk.rows == fastest
+
+
+@pytest.mark.parametrize(("most", "expected"), [(100, 64), (63, 32), (20, 16), (3, 16)])
+def test_timing_goes_on_with_half_where_memory_runs_out(timed_device, most, expected):
+    chunk = ChunkSize()
+    chunk.tune(timed_device(lambda rows: 1.0, most), ROW, work=PLENTY)
+    assert chunk.used == expected
 
 
 def test_of_sizes_that_are_as_fast_the_usual_one_is_taken(timed_device):
@@ -305,3 +313,23 @@ def test_an_attack_survives_running_out_of_memory():
     assert len(caught) == 1
     assert torch.allclose(found.adversarial, expected.adversarial, rtol=0, atol=1e-9)
     assert torch.equal(found.success, expected.success)
+
+
+# A hook makes a module one that cannot be verified.
+@pytest.mark.parametrize(
+    "case", [each for each in TABLE if each.title != "verified"], ids=lambda case: case.title
+)
+def test_a_check_survives_running_out_of_memory(case):
+    subject, inputs, labels = gate_problem(20)
+    expected = case(subject, inputs, labels)
+
+    def refuse(module, given):
+        if len(given[0]) > 5:
+            raise torch.OutOfMemoryError("no room")
+
+    handle = subject.module.register_forward_pre_hook(refuse)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", TriGuardWarning)
+        found = case(subject, inputs, labels)
+    handle.remove()
+    assert found.counts == expected.counts

@@ -15,7 +15,7 @@ from pytest_triguard.engine.layers import (
     last_spatial_layer,
     layer_name,
 )
-from pytest_triguard.errors import InputError, InputTypeError
+from pytest_triguard.errors import InputError, InputTypeError, ModelError
 from tests.engine.models import ready
 from tests.module_state import state_of
 from tests.networks import SHAPES, Residual, images, network
@@ -84,6 +84,20 @@ def test_the_hook_is_gone_after_the_block_even_if_it_raised():
     with pytest.raises(ZeroDivisionError), capture(module.stem):
         raise ZeroDivisionError
     assert state_of(module) == before
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit")
+def test_a_script_module_is_not_watched():
+    parts = nn.Conv2d(1, 2, 3), torch.jit.script(nn.ReLU()), nn.Flatten()
+    module = nn.Sequential(*parts)
+    model = ready(module, dtype=torch.float32)
+    assert last_spatial_layer(model, torch.zeros(1, 1, 6, 6)) is module[0]
+    message = (
+        "the module must let its layers be watched, but its ReLU is a ScriptModule; give the "
+        "module that it was made from"
+    )
+    with refused(ModelError, message), capture(module[1]):
+        pass
 
 
 class Odd(nn.Module):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import random
+
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -174,6 +177,34 @@ def test_it_costs_five_rows_because_every_call_starts_with_it():
 
     probe(ready(module(counting)), X)
     assert sum(seen) == 5
+
+
+SELDOM = {
+    "torch": lambda: torch.rand(()) < 0.3,
+    "numpy": lambda: np.random.rand() < 0.3,
+    "python": lambda: random.random() < 0.3,
+}
+
+
+@pytest.mark.parametrize("draw", SELDOM.values(), ids=SELDOM)
+def test_a_module_that_seldom_changes_its_answer_is_random_too(draw):
+    seldom = ready(module(lambda self, inputs, logits: 2 * logits if draw() else logits))
+    torch.manual_seed(0), np.random.seed(0), random.seed(0)
+    for _ in range(5):
+        with pytest.raises(ModelError, match="is random: two calls"):
+            probe(seldom, X)
+
+
+def test_drawing_without_use_is_not_being_random():
+    probe(ready(module(lambda self, inputs, logits: logits + 0 * torch.rand(3))), X)
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_what_a_module_writes_does_not_reach_the_inputs(mode):
+    given = X.clone()
+    with mode():
+        probe(ready(module(lambda self, inputs, logits: self.plain(inputs.mul_(0.5)))), given)
+    assert torch.equal(given, X)
 
 
 def test_a_buffer_that_holds_nan_has_not_changed():
