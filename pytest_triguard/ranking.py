@@ -1,8 +1,9 @@
 """Checks of a parametrised test against each other: which value of the parameter is best.
 
 Each is held against the one with the best value, on the same samples. Every interval is so wide
-that all of one table hold together with the confidence that is stated (Bonferroni), so that the
-best is not only called so because many were tried.
+that those of all pairs of one table hold together with the confidence that is stated (Bonferroni):
+the samples choose which of them is held against the others, and the best is not only called so
+because many were tried.
 """
 
 from __future__ import annotations
@@ -125,7 +126,8 @@ def _ranking(records: Sequence[Record]) -> Ranking:
     leader, *others = sorted(records, key=lambda record: _badness(record, sign))
     known = [each.confidence for each in records if each.confidence is not None]
     confidence = known[0] if known else SHOWN_CONFIDENCE
-    each_confidence = 1 - (1 - confidence) / len(others)
+    pairs = len(records) * len(others) / 2  # the leader is known only once the values are
+    each_confidence = 1 - (1 - confidence) / pairs
     rows = [_rank(record, leader, sign, each_confidence) for record in others]
     tied = [row.label for row in rows if row.place is Place.TIE]
     decided = leader.value is not None and all(row.place is Place.WORSE for row in rows)
