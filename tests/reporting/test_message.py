@@ -208,6 +208,27 @@ def test_it_steers_no_terminal():
             "robust accuracy 0.100 (n = 50) is not < 0.08333333333333333",
         ),
         ({"threshold": 1}, "robust accuracy 0.360 (18/50) is not >= 1"),
+        (
+            {"threshold": 0.3, "gate": "inconclusive", "baseline": {"verdict": "missing"}},
+            "no baseline for robust accuracy 0.360 (18/50)",
+        ),
+        (
+            {
+                "threshold": 0.3,
+                "gate": "inconclusive",
+                "baseline": {"verdict": "failed", "before": 0.5},
+            },
+            "robust accuracy 0.360 (18/50), worse than 0.500 in the baseline",
+        ),
+        (
+            {
+                "threshold": 0.3,
+                "gate": "inconclusive",
+                "strict": True,
+                "warnings": {"zero gradients": "..."},
+            },
+            "robust accuracy 0.360 (18/50) is in doubt: zero gradients",
+        ),
     ],
 )
 def test_the_verdict_never_contradicts_its_numbers(changes, expected):
