@@ -51,6 +51,11 @@ def failure_message(record: Record) -> str:
     return "\n".join([*lines, *tail])
 
 
+def also(record: Record) -> str:
+    """Return what the message of another check says of one that failed beside it."""
+    return "\n".join(_entry("also", verdict_line(record)))
+
+
 def _saved(path: str) -> str:
     """Return what there is to say of a saved file."""
     kinds = {".certificates.json": "certificates", ".png": "picture of the worst sample"}
