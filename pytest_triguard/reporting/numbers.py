@@ -55,7 +55,7 @@ def interval(record: Record) -> str:
 
 
 def threshold(record: Record) -> str:
-    """Return relation and threshold, such as `>= 0.9`; in full where rounding would change sides."""
+    """Return relation and threshold, such as `>= 0.9`, in full where rounding misleads."""
     exact, shown = record.threshold, f"{record.threshold:.6g}"
     ends = record.interval if record.claim == "population" else None
     deciding = [each for each in (record.value, *(ends or ())) if each is not None]
