@@ -20,7 +20,13 @@ from pytest_triguard.checks.finding import Finding, plain_value
 from pytest_triguard.checks.pictured import picture_of_worst
 from pytest_triguard.classifier import Classifier
 from pytest_triguard.comparison import Allowance, parse_max_regression
-from pytest_triguard.errors import InputError, InputTypeError, TriGuardFailure, nearest
+from pytest_triguard.errors import (
+    InputError,
+    InputTypeError,
+    TriGuardFailure,
+    TriGuardWarning,
+    nearest,
+)
 from pytest_triguard.gate import (
     Decision,
     check_confidence,
@@ -261,7 +267,10 @@ class Check:
                 # A file belongs to the evaluation that is kept, not to every one of a loop.
                 if session.keeps(record):
                     record = replace(record, artifacts=self._artifacts(finding, record))
-            finally:  # also where warnings are errors, and a file could not be saved
+            except TriGuardWarning:  # where warnings are errors, and a file could not be saved
+                if not record.failed:  # else it is the failed check that its reader is to see
+                    raise
+            finally:
                 session.add(record)
         if record.failed:
             raise TriGuardFailure(failure_message(record), record)

@@ -106,3 +106,14 @@ def test_a_folder_that_cannot_be_made_does_not_hide_the_verdict(subject, tmp_pat
         assert_robust(subject, X, Y, eps=0.9, at_least=1)
     (record,) = session.records.values()
     assert record.artifacts == []
+
+
+@pytest.mark.filterwarnings("error")
+def test_nor_does_it_where_warnings_are_errors(subject, tmp_path):
+    (tmp_path / "file").write_text("")
+    with (
+        use_session(Session(settings=Settings(artifacts=tmp_path / "file"))) as session,
+        pytest.raises(TriGuardFailure, match=r"^robust accuracy"),
+    ):
+        assert_robust(subject, X, Y, eps=0.9, at_least=1)
+    assert len(session.records) == 1
