@@ -171,6 +171,11 @@ def test_what_is_to_be_copied_stays_on_one_line():
     assert f"  reproduce {LONG.reproduce}" == lines[-1]
 
 
+def test_a_path_keeps_the_spaces_of_its_script():
+    command = "pytest '\u5168\u89d2\u3000\u7a7a\u767d/a\u00a0b.py::test_it' --triguard-seed=0"
+    assert failure_message(record(reproduce=command)).endswith(f"  reproduce {command}")
+
+
 def test_a_long_id_leaves_room_for_what_is_known():
     shown = [line for line in failure_message(LONG).splitlines() if "sample /data" in line]
     assert len(shown) == 5
