@@ -21,6 +21,7 @@ NODEID = "triguard::min-checks"
 """Node id of the report, which terminal, JUnit and exit code treat as that of a test."""
 
 _LOCATION = ("triguard", None, "min-checks")
+_LOOKING = ("collectonly", "setuponly")
 _REMEMBER_TESTS = ("lfplugin", "nfplugin", "stepwiseplugin")
 """Plugins that look for a failed test again in the next run, where this one is none."""
 
@@ -51,7 +52,7 @@ class MinimumChecks:
         try:
             return (yield)
         finally:
-            if not self.config.getoption("collectonly", False):
+            if not any(self.config.getoption(name, False) for name in _LOOKING):
                 self._judge(session)
 
     def _judge(self, session: pytest.Session) -> None:

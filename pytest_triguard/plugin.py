@@ -55,7 +55,7 @@ __all__ = [
     "triguard_seed",
 ]
 
-_LOOKING = ("collectonly", "showfixtures", "show_fixtures_per_test")
+_LOOKING = ("collectonly", "showfixtures", "show_fixtures_per_test", "cacheshow", "setuponly")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

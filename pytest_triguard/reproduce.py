@@ -30,6 +30,13 @@ _INI_NAMES = (
     "tox.ini",
     "setup.cfg",
 )
+_DECIDING = frozenset(
+    {
+        *("doctest_modules", "doctest_glob", "doctest_ignore_import_errors"),
+        *("import_mode", "confcutdir", "noconftest", "runxfail"),
+    }
+)
+"""Options of pytest itself without which a test may not be found, or end otherwise."""
 
 
 def quote(argument: str) -> str:
@@ -104,22 +111,25 @@ class Reproducer:
         for text in option("override_ini", None) or ():  # pytest adds some of its own
             if any(word.endswith(text) for word in typed):
                 carried += ["-o", text]
+        for text in option("pythonwarnings", None) or ():
+            if text in typed or f"-W{text}" in typed or f"--pythonwarnings={text}" in typed:
+                carried += ["-W", text]
         standing = [
             *self.config.getini("addopts"),
             *shlex.split(os.environ.get("PYTEST_ADDOPTS", "")),
         ]
         for flag, dest in (("-m", "markexpr"), ("-k", "keyword")):
             carried += _overridden(flag, option(dest, ""), standing)
-        return carried + self._custom()
+        return carried + self._options()
 
-    def _custom(self) -> list[str]:
-        """Return the arguments for options that a conftest.py registered."""
+    def _options(self) -> list[str]:
+        """Return the arguments for options that a conftest.py registered, and a few of pytest's."""
         custom = vars(self.config.option).keys() - self.known if self.known else set()
         places = set(self.config.getoption("file_or_dir", None) or ())
         carried: list[str] = []
         for argument, following in pairwise([*self._typed(), "-"]):
             name, equals, _ = argument.partition("=")
-            if not name.startswith("--") or name[2:].replace("-", "_") not in custom:
+            if not name.startswith("--") or name[2:].replace("-", "_") not in custom | _DECIDING:
                 continue
             carried.append(argument)
             if not equals and not following.startswith("-") and following not in places:

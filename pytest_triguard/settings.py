@@ -159,15 +159,16 @@ def current_session() -> Session | None:
     """Return the session in force, or None outside a test.
 
     A thread that has none uses that of the thread that runs the tests: unlike a task, it does not
-    inherit the context it was started in.
+    inherit the context it was started in. A task that outlives its test, as where tests share an
+    event loop that runs them all, uses that of the test that its thread runs now.
 
     Raises:
         TriGuardError: If several threads run tests, so that a thread of a test cannot tell whose.
     """
-    session = _SESSION.get()
+    session, here = _SESSION.get(), threading.get_ident()
     if session is not None:
-        return session
-    here = threading.get_ident()
+        now = [each for each in _IN_FORCE if each.thread == here]
+        return now[-1] if session.over and now else session
     running = [each for each in _IN_FORCE if each.thread != here]
     if not running:
         return None

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-import tempfile
+import secrets
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -148,7 +148,8 @@ def save_picture(
 
 def artifact_name(nodeid: str, name: str) -> str:
     """Return a file name that every platform takes: short, plain, and one per check."""
-    digest = hashlib.blake2b(f"{nodeid}::{name}".encode(), digest_size=8).hexdigest()
+    key = f"{nodeid}::{name}".encode(errors="surrogatepass")
+    digest = hashlib.blake2b(key, digest_size=8).hexdigest()
     file, _, test = nodeid.partition("::")
     plain = re.sub(r"[^A-Za-z0-9]+", "-", f"{file.rpartition('/')[2]}-{test}-{name}")
     return f"check-{plain.strip('-').lower()[:_LONGEST].strip('-')}-{digest}"
@@ -157,9 +158,7 @@ def artifact_name(nodeid: str, name: str) -> str:
 @contextmanager
 def _temporary(folder: Path) -> Iterator[Path]:
     """Hold the path of a new file in a folder, which is gone afterwards unless it was renamed."""
-    handle, name = tempfile.mkstemp(dir=folder, suffix=".tmp")
-    os.close(handle)
-    path = Path(name)
+    path = folder / f".{secrets.token_hex(8)}.tmp"  # tempfile's own are for nobody else to read
     try:
         yield path
     finally:

@@ -16,11 +16,17 @@ from pytest_triguard.checks.artifacts import (
 )
 from pytest_triguard.checks.callsite import call_site
 from pytest_triguard.checks.compared import compared, is_drawn, per_sample
-from pytest_triguard.checks.finding import Finding
+from pytest_triguard.checks.finding import Finding, plain_value
 from pytest_triguard.checks.pictured import picture_of_worst
 from pytest_triguard.classifier import Classifier
 from pytest_triguard.comparison import Allowance, parse_max_regression
-from pytest_triguard.errors import InputError, InputTypeError, TriGuardFailure, nearest
+from pytest_triguard.errors import (
+    InputError,
+    InputTypeError,
+    TriGuardFailure,
+    TriGuardWarning,
+    nearest,
+)
 from pytest_triguard.gate import (
     Decision,
     check_confidence,
@@ -31,7 +37,7 @@ from pytest_triguard.gate import (
 )
 from pytest_triguard.measurement import Measurement
 from pytest_triguard.record import Record, Relation, Verdict
-from pytest_triguard.reporting.message import failure_message
+from pytest_triguard.reporting.message import also, failure_message
 from pytest_triguard.running import Run, running
 from pytest_triguard.settings import (
     Inconclusive,
@@ -107,6 +113,7 @@ class Check:
         name = options.get("name")
         if name is not None and (not isinstance(name, str) or not name.strip()):
             raise InputTypeError(f"name must be a non-empty string, but {describe(name)} came")
+        name = plain_value(name)
         confidence = _given(options.get("confidence"), settings.confidence)
         inconclusive = _given(options.get("inconclusive"), settings.inconclusive)
         one_of("inconclusive", inconclusive, get_args(Inconclusive))
@@ -132,7 +139,7 @@ class Check:
             InputTypeError: If it is no name.
             InputError: If the name is unknown, or no interval fits it.
         """
-        return check_statistic(statistic, self.confidence).name
+        return check_statistic(plain_value(statistic), self.confidence).name
 
     @contextmanager
     def running(
@@ -233,8 +240,8 @@ class Check:
                 failures.append(failure)
         if failures:
             first, *others = failures
-            also = [f"  also      {str(each).splitlines()[0]}" for each in others]
-            raise TriGuardFailure("\n".join([str(first), *also]), first.record)
+            told = [str(first), *(also(each.record) for each in others)]
+            raise TriGuardFailure("\n".join(told), first.record)
         return measured[0]
 
     def _conclude(
@@ -260,7 +267,10 @@ class Check:
                 # A file belongs to the evaluation that is kept, not to every one of a loop.
                 if session.keeps(record):
                     record = replace(record, artifacts=self._artifacts(finding, record))
-            finally:  # also where warnings are errors, and a file could not be saved
+            except TriGuardWarning:  # where warnings are errors, and a file could not be saved
+                if not record.failed:  # else it is the failed check that its reader is to see
+                    raise
+            finally:
                 session.add(record)
         if record.failed:
             raise TriGuardFailure(failure_message(record), record)
@@ -303,7 +313,7 @@ class Check:
             samples_needed=decision.samples_needed,
             subject=finding.subject,
             method=finding.method,
-            parameters=finding.parameters,
+            parameters=plain_value(finding.parameters),
             diagnostics=finding.diagnostics,
             warnings=finding.warnings,
             classifier=classifier.fingerprint(),

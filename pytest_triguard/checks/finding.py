@@ -136,6 +136,24 @@ def plain_id(sample_id: Hashable) -> int | str:
     return int(sample_id) if whole else str(sample_id)  # type: ignore[call-overload]
 
 
+def plain_value(value: Any) -> Any:
+    """Return an argument as a plain value: numbers and text of numpy, and members of enumerations.
+
+    What is none of these stays as it is, also within dicts, lists and tuples.
+    """
+    if isinstance(value, dict):
+        return {plain_value(key): plain_value(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain_value(each) for each in value]
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, str):
+        return str.__str__(value)
+    if isinstance(value, int) and not isinstance(value, bool):
+        return int(value)
+    return float(value) if isinstance(value, float) else value
+
+
 def describe_ball(eps: float | Tensor, norm: str, bounds: tuple[tuple[float, ...], ...]) -> str:
     """Return a ball in words and units: `L-inf ball of eps 0.1 (input units, range [0, 1])`."""
     if isinstance(eps, Tensor):

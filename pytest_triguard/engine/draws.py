@@ -174,6 +174,5 @@ def _signed(value: int, width: int) -> int:
 
 
 def _digest(text: str) -> int:
-    return _signed(
-        int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big"), 64
-    )
+    encoded = text.encode(errors="surrogatepass")  # names of files that are no UTF-8 have some
+    return _signed(int.from_bytes(hashlib.blake2b(encoded, digest_size=8).digest(), "big"), 64)

@@ -14,7 +14,7 @@ def stands(record: Record) -> bool:
 
 
 def verdict_sentence(record: Record, found: str) -> str:
-    """Return the verdict on a check that its threshold lets pass and its baseline does not.
+    """Return the verdict on a check that fails by its baseline, not by its threshold.
 
     Args:
         record: The record.

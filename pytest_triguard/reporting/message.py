@@ -51,6 +51,11 @@ def failure_message(record: Record) -> str:
     return "\n".join([*lines, *tail])
 
 
+def also(record: Record) -> str:
+    """Return what the message of another check says of one that failed beside it."""
+    return "\n".join(_entry("also", verdict_line(record)))
+
+
 def _saved(path: str) -> str:
     """Return what there is to say of a saved file."""
     kinds = {".certificates.json": "certificates", ".png": "picture of the worst sample"}
@@ -60,14 +65,14 @@ def _saved(path: str) -> str:
 
 def verdict_line(record: Record) -> str:
     """Return the verdict in one sentence: metric, value, number of samples, threshold."""
-    if record.gate is Verdict.PASSED and record.doubted:
-        return f"{_found(record)} is in doubt: {', '.join(record.warnings)}"
-    if record.gate is Verdict.PASSED and not compared.stands(record):
-        return compared.verdict_sentence(record, _found(record))
     threshold = f"{record.relation} {_as_given(record.threshold)}"
     if record.value is None:
         return f"inconclusive: no {record.metric} to hold against {threshold}"
     found = _found(record)
+    if record.verdict is not record.gate:  # something but the threshold has decided
+        if record.doubted:
+            return f"{found} is in doubt: {', '.join(record.warnings)}"
+        return compared.verdict_sentence(record, found)
     if record.verdict is Verdict.INCONCLUSIVE:
         return f"inconclusive: {found} against {threshold}"
     return f"{found} {'is' if record.verdict is Verdict.PASSED else 'is not'} {threshold}"

@@ -55,13 +55,18 @@ def interval(record: Record) -> str:
 
 
 def threshold(record: Record) -> str:
-    """Return relation and threshold, such as `>= 0.9`."""
-    return f"{record.relation:<2} {record.threshold:.6g}"
+    """Return relation and threshold, such as `>= 0.9`, in full where rounding misleads."""
+    exact, shown = record.threshold, f"{record.threshold:.6g}"
+    ends = record.interval if record.claim == "population" else None
+    deciding = [each for each in (record.value, *(ends or ())) if each is not None]
+    if any(_side(each, float(shown)) != _side(each, exact) for each in deciding):
+        shown = repr(exact)
+    return f"{record.relation:<2} {shown}"
 
 
 def samples(record: Record) -> str:
     """Return the count behind a rate, such as `418/500`, or the number of samples."""
-    if record.value is not None:
+    if record.value is not None and "statistic" not in record.parameters:
         share = round(record.value * record.n)
         exact = abs(record.value * record.n - share) < 1e-6 * max(1, record.n)
         if exact and share in record.counts.values():

@@ -172,6 +172,14 @@ def test_a_save_that_breaks_off_leaves_the_file_as_it_was(
     assert os.listdir(tmp_path) == [path.name]
 
 
+@pytest.mark.skipif(os.name != "posix", reason="permissions are those of POSIX")
+def test_others_may_read_what_the_user_lets_them_read(tmp_path, model):
+    """In CI the one who uploads the artifacts may not be the one who ran the tests."""
+    usual = tmp_path / "usual"
+    usual.touch()
+    assert save(tmp_path, [example()], model).stat().st_mode == usual.stat().st_mode
+
+
 def test_a_save_that_is_interrupted_leaves_nothing(tmp_path, model, monkeypatch):
     def interrupt(*_, **__):
         raise KeyboardInterrupt
@@ -193,6 +201,7 @@ NODEIDS = [
     "test_a.py::test_b[a\nb\x1b[31m]",
     "test_a.py::test_b[*?<>|\"':]",
     "test_a.py::test_b[trailing. ]",
+    "test_\udce9.py::test_b",
     "",
 ]
 

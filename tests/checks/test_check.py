@@ -1,10 +1,20 @@
 """The frame of every assertion: its record says how it was judged and how to get it again."""
 
+import enum
+
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from pytest_triguard import Classifier, TriGuardFailure, assert_accuracy, assert_robust
+from pytest_triguard import (
+    Classifier,
+    TriGuardFailure,
+    assert_accuracy,
+    assert_entropy_below,
+    assert_robust,
+    attacks,
+)
 from pytest_triguard.settings import Session, Settings, use_session
 
 COUNT = 4
@@ -53,6 +63,24 @@ def test_the_data_and_the_weights_have_fingerprints(subject):
     assert moved.data == first.data
 
 
+class Gate(enum.StrEnum):
+    NAME = "half"
+
+
+def test_numbers_of_numpy_and_names_of_enumerations_are_recorded_as_plain_values(subject):
+    pgd = attacks.get("pgd", eps=0.1, steps=np.int64(2), step_size=np.float64(0.1))
+    with use_session(Session()):
+        found = assert_robust(subject, X, Y, eps=0.1, at_least=0, attack=pgd, name=Gate.NAME)
+        spread = assert_entropy_below(
+            subject, X, 1, attribution=np.str_("saliency"), statistic=np.str_("median")
+        )
+    assert type(found.record.name) is str
+    assert found.record.name == "half"
+    asked = [found.record.parameters[key] for key in ("steps", "step_size")]
+    assert [(type(each), each) for each in asked] == [(int, 2), (float, 0.1)]
+    assert type(spread.record.parameters["statistic"]) is str
+
+
 def test_saving_counterexamples_is_not_counted_as_cost(subject, tmp_path):
     def failed(**settings):
         with (
@@ -78,3 +106,14 @@ def test_a_folder_that_cannot_be_made_does_not_hide_the_verdict(subject, tmp_pat
         assert_robust(subject, X, Y, eps=0.9, at_least=1)
     (record,) = session.records.values()
     assert record.artifacts == []
+
+
+@pytest.mark.filterwarnings("error")
+def test_nor_does_it_where_warnings_are_errors(subject, tmp_path):
+    (tmp_path / "file").write_text("")
+    with (
+        use_session(Session(settings=Settings(artifacts=tmp_path / "file"))) as session,
+        pytest.raises(TriGuardFailure, match=r"^robust accuracy"),
+    ):
+        assert_robust(subject, X, Y, eps=0.9, at_least=1)
+    assert len(session.records) == 1

@@ -59,6 +59,7 @@ def test_both_are_judged_and_the_failure_names_both():
     lines = str(failure).splitlines()
     assert lines[0].startswith("mean area under the insertion curve")
     assert lines[-1].startswith("  also      mean area under the deletion curve")
+    assert lines[-1].endswith("is not <= 0")
     assert len(lines) < 20
 
 

@@ -64,6 +64,7 @@ def test_a_number_is_its_own_key_and_text_is_hashed():
     assert draws.id_key(np.int64(5)) == 5
     assert draws.id_key("image-7") == PINNED_TEXT
     assert draws.id_key("7") != 7
+    assert draws.id_key("caf\udce9.png") != draws.id_key("caf\udce8.png")
 
 
 # --- keys ---------------------------------------------------------------------------------------

@@ -182,9 +182,14 @@ def test_a_usage_error_leaves_no_report(project, run):
     assert not (project.path / "report.json").exists()
 
 
-def test_collecting_leaves_no_report(gate, run):
-    assert run("--triguard-json=report.json", "--collect-only").ret == 0
-    assert not (gate.path / "report.json").exists()
+@pytest.mark.parametrize(
+    "looking", ["--collect-only", "--cache-show", "--setup-plan", "--setup-only", "--fixtures"]
+)
+def test_looking_around_leaves_the_report_of_the_last_run(gate, run, looking):
+    report = gate.path / "report.json"
+    report.write_text("of the last run")
+    assert run("--triguard-json=report.json", "--triguard-min-checks=9", looking).ret == 0
+    assert report.read_text() == "of the last run"
 
 
 def test_a_link_stays_a_link(gate, run):

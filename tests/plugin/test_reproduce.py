@@ -117,6 +117,10 @@ def command(project, run):
         (("--rootdir=.",), "--triguard-seed=0 --rootdir=."),
         (("-o", "triguard_samples=8"), "--triguard-seed=0 -o triguard_samples=8"),
         (("-p", "colorsys"), "--triguard-seed=0 -p colorsys"),
+        (("-W", "ignore::UserWarning"), "--triguard-seed=0 -W ignore::UserWarning"),
+        (("--import-mode=append",), "--triguard-seed=0 --import-mode=append"),
+        (("--import-mode", "append", "test_gate.py"), "--triguard-seed=0 --import-mode append"),
+        (("--runxfail", "test_gate.py"), "--triguard-seed=0 --runxfail"),
         (("-x", "-v", "--tb=no", "-k", "gate"), "--triguard-seed=0"),
     ],
 )
@@ -130,6 +134,23 @@ def test_a_worker_carries_the_same(command, run_apart):
     assert command(*arguments, "-n", "2", runner=run_apart) == (
         "test_gate.py::test_gate --triguard-seed=4 --triguard-samples=9 -o triguard_seed=4"
     )
+
+
+def test_a_doctest_is_found_again(project, run):
+    project.makepyfile(
+        library="""
+        def it():
+            '''
+            >>> from checks import check
+            >>> check(value=0.5)
+            '''
+        """
+    )
+    run("--triguard-json=report.json", "--doctest-modules", "library.py")
+    (before,) = commands(project.path).items()
+    (project.path / "report.json").unlink()
+    run("--triguard-json=report.json", *shlex.split(before[1].partition("pytest ")[2]))
+    assert list(commands(project.path).items()) == [before]
 
 
 @pytest.mark.parametrize("form", [("--checkpoint=b c.pt",), ("--checkpoint", "b c.pt")])

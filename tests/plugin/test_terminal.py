@@ -233,6 +233,20 @@ def test_an_interval_that_decides_is_never_on_the_wrong_side():
     assert numbers.interval(record(interval=None)) == "-"
 
 
+def test_a_threshold_is_never_on_the_wrong_side_of_what_decides():
+    assert numbers.threshold(record(threshold=1 / 3)) == ">= 0.333333"
+    assert numbers.threshold(record(value=1 / 3, threshold=1 / 3)) == ">= 0.3333333333333333"
+    fields = {"threshold": 0.9000001, "value": 0.95, "interval": (0.90000005, 0.96)}
+    assert numbers.threshold(record(**fields)) == ">= 0.9"
+    assert numbers.threshold(record(**fields, claim="population")) == ">= 0.9000001"
+
+
+def test_the_samples_behind_a_statistic_are_no_share():
+    fields = {"value": 1.0, "n": 50, "counts": {"defined": 50}}
+    assert numbers.samples(record(**fields)) == "50/50"
+    assert numbers.samples(record(**fields, parameters={"statistic": "median"})) == "50"
+
+
 def test_the_confidence_stands_in_the_heading_if_it_is_one():
     assert terminal.heading([record()])["interval"] == "95% interval"
     assert terminal.heading([record(), record(confidence=0.9)])["interval"] == "interval"

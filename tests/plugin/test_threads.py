@@ -201,6 +201,51 @@ def test_a_check_that_ends_during_another_test_does_not_count_there(project, run
     assert checks_of(project) == []
 
 
+def test_tests_that_share_an_event_loop_have_a_session_each(project, run):
+    """A runner of asynchronous tests may run all of them in one task, as that of anyio does."""
+    project.makepyfile(
+        test_gate="""
+        import asyncio
+        import pytest
+        from checks import check
+
+        async def serve(tests):
+            while test := await tests.get():
+                run, done = test
+                try:
+                    done.set_result(run())
+                except Exception as error:
+                    done.set_exception(error)
+
+        @pytest.fixture(scope="module")
+        def shared():
+            with asyncio.Runner() as runner:
+                loop, tests = runner.get_loop(), asyncio.Queue()
+                task = loop.create_task(serve(tests))
+
+                def run(test):
+                    tests.put_nowait((test, done := loop.create_future()))
+                    loop.run_until_complete(done)
+
+                yield run
+                tests.put_nowait(None)
+                loop.run_until_complete(task)
+
+        def test_one(shared):
+            shared(check)
+
+        @pytest.mark.triguard(confidence=0.9)
+        def test_two(shared):
+            shared(check)
+        """
+    )
+    run("--triguard-json=report.json").assert_outcomes(passed=2)
+    assert checks_of(project) == [
+        ("test_one", "assert_accuracy", "passed"),
+        ("test_two", "assert_accuracy", "passed"),
+    ]
+
+
 def test_a_thread_has_the_session_of_the_test():
     with use_session(Session(settings=Settings(seed=3))) as session:
         assert in_thread(current_session) is session

@@ -171,6 +171,11 @@ def test_what_is_to_be_copied_stays_on_one_line():
     assert f"  reproduce {LONG.reproduce}" == lines[-1]
 
 
+def test_a_path_keeps_the_spaces_of_its_script():
+    command = "pytest '\u5168\u89d2\u3000\u7a7a\u767d/a\u00a0b.py::test_it' --triguard-seed=0"
+    assert failure_message(record(reproduce=command)).endswith(f"  reproduce {command}")
+
+
 def test_a_long_id_leaves_room_for_what_is_known():
     shown = [line for line in failure_message(LONG).splitlines() if "sample /data" in line]
     assert len(shown) == 5
@@ -208,6 +213,27 @@ def test_it_steers_no_terminal():
             "robust accuracy 0.100 (n = 50) is not < 0.08333333333333333",
         ),
         ({"threshold": 1}, "robust accuracy 0.360 (18/50) is not >= 1"),
+        (
+            {"threshold": 0.3, "gate": "inconclusive", "baseline": {"verdict": "missing"}},
+            "no baseline for robust accuracy 0.360 (18/50)",
+        ),
+        (
+            {
+                "threshold": 0.3,
+                "gate": "inconclusive",
+                "baseline": {"verdict": "failed", "before": 0.5},
+            },
+            "robust accuracy 0.360 (18/50), worse than 0.500 in the baseline",
+        ),
+        (
+            {
+                "threshold": 0.3,
+                "gate": "inconclusive",
+                "strict": True,
+                "warnings": {"zero gradients": "..."},
+            },
+            "robust accuracy 0.360 (18/50) is in doubt: zero gradients",
+        ),
     ],
 )
 def test_the_verdict_never_contradicts_its_numbers(changes, expected):
