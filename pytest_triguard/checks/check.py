@@ -259,6 +259,7 @@ class Check:
         # In a thread, another test may run by now.
         session = self.session
         record = _doubted(self._record(finding, decision, relation, threshold), strict=strict)
+        lost: TriGuardWarning | None = None
         if session is not None:
             record = self._against_baseline(record, finding, session)
             if session.rivals is not None and not is_drawn():
@@ -267,13 +268,17 @@ class Check:
                 # A file belongs to the evaluation that is kept, not to every one of a loop.
                 if session.keeps(record):
                     record = replace(record, artifacts=self._artifacts(finding, record))
-            except TriGuardWarning:  # where warnings are errors, and a file could not be saved
+            except TriGuardWarning as warning:  # where warnings are errors
                 if not record.failed:  # else it is the failed check that its reader is to see
                     raise
+                lost = warning
             finally:
                 session.add(record)
         if record.failed:
-            raise TriGuardFailure(failure_message(record), record)
+            failure = TriGuardFailure(failure_message(record), record)
+            if lost is not None:
+                failure.add_note(str(lost))
+            raise failure
         return Measurement(
             values=finding.values,
             value=decision.value,

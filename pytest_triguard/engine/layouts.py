@@ -14,8 +14,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.overrides import TorchFunctionMode
 
+from pytest_triguard.engine.backward_rules import operator_name
 from pytest_triguard.engine.devices import is_host
 from pytest_triguard.engine.gradients import input_gradient
 from pytest_triguard.engine.model import Model
@@ -28,9 +29,9 @@ _POOLED = 1 / 600
 _ROWS = 2
 """Rows that both layouts are tried with: more than one, as a view of one row may do by chance."""
 
-_MAX_POOLS = (torch.ops.aten.max_pool2d_with_indices, torch.ops.aten.max_pool2d)
-_PRODUCTS = {torch.ops.aten.mm: 1, torch.ops.aten.addmm: 2, torch.ops.aten.bmm: 1}
-"""Products of matrices, and which argument is the second matrix."""
+_MAX_POOLS = frozenset(("max_pool2d", "max_pool2d_with_indices"))
+_PRODUCTS = frozenset(("conv2d", "linear"))
+"""Products with weights, which are the second argument; those of other operators are few beside."""
 
 
 def arrange(model: Model, inputs: Tensor) -> None:
@@ -92,25 +93,26 @@ def _logits(model: Model, rows: Tensor) -> Tensor:
         return model.logits(rows)
 
 
-class _Counted(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class _Counted(TorchFunctionMode):
     """Counts numbers that are compared in max-pooling, and products in sums."""
 
     def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self.compared = 0
         self.products = 0
 
-    def __torch_dispatch__(
+    def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
-        result = func(*args, **(kwargs or {}))
-        kind = func.overloadpacket
-        if kind in _MAX_POOLS:
+        given = kwargs or {}
+        result = func(*args, **given)
+        name = operator_name(func)
+        if name in _MAX_POOLS:
             outputs = result if isinstance(result, Tensor) else result[0]
-            kernel = args[1] if len(args[1]) > 1 else 2 * list(args[1])
+            size = args[1] if len(args) > 1 else given["kernel_size"]
+            kernel = (size, size) if isinstance(size, int) else (*size, *size)[:2]
             self.compared += outputs.numel() * math.prod(kernel)
-        elif kind is torch.ops.aten.convolution:
-            self.products += result.numel() * args[1][0].numel()
-        elif kind in _PRODUCTS:
-            self.products += result.numel() * args[_PRODUCTS[kind]].shape[-2]
+        elif name in _PRODUCTS:
+            weight = args[1] if len(args) > 1 else given["weight"]
+            self.products += result.numel() * weight[0].numel()
         return result
