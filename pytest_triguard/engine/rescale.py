@@ -222,12 +222,15 @@ def _slope(run: Run, values: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _ratio(change: Tensor, values: Tensor, reference: Tensor, slope: Tensor) -> Tensor:
-    """Return change by difference, and the slope where the difference is lost in rounding."""
+    """Return change by difference, and the slope where the difference is lost in rounding.
+
+    The change is overwritten.
+    """
     # In place as far as it goes: fresh memory would cost more than the arithmetic.
     difference = values - reference
+    ratio = change.div_(difference)
     least = values.abs().mul_(torch.finfo(values.dtype).eps ** 0.75)
-    found = torch.abs(difference) > least
-    return torch.where(found, torch.div(change, difference, out=least), slope)
+    return torch.where(difference.abs_() > least, ratio, slope)
 
 
 class _Stand(torch.autograd.Function):
@@ -283,7 +286,8 @@ class _Largest(torch.autograd.Function):
         (reference,) = ctx.saved_tensors
         own, found = ctx.own, ctx.found
         with torch.enable_grad():
-            reference = reference.detach().expand_as(own).requires_grad_()
+            # In the layout of the sample's, which kernels go by.
+            reference = torch.empty_like(own).copy_(reference).requires_grad_()
             base = ctx.run(reference)
         top = torch.maximum(found.detach(), base.detach())
         plain, gained, lost = (
