@@ -17,6 +17,7 @@ from pytest_triguard.engine.gradients import input_gradient
 from pytest_triguard.engine.iteration import STOPS, Stop, search
 from pytest_triguard.engine.model import Model
 from pytest_triguard.engine.outcome import Outcome
+from pytest_triguard.engine.precision import at_least_single
 from pytest_triguard.engine.rows import Rows
 from pytest_triguard.engine.samples import Batch
 from pytest_triguard.errors import InputError
@@ -103,7 +104,7 @@ class _Descent(Nearest[CW]):
 
     def begin(self, model: Model, rows: Rows) -> None:
         self._weigh(rows)
-        clean = _single(rows["clean"])
+        clean = at_least_single(rows["clean"])
         middle, half = self._range(clean)
         super().begin(model, rows)
         rows["variable"] = ((clean - middle) / half * _EDGE).atanh()
@@ -117,7 +118,7 @@ class _Descent(Nearest[CW]):
     def _weigh(self, rows: Rows) -> None:
         """Choose the next weight: halfway between one too small and one large enough."""
         if "constant" not in rows:
-            eps = _single(rows["eps"])
+            eps = at_least_single(rows["eps"])
             rows["constant"] = torch.full_like(eps, self.attack.constant)
             rows["too_small"] = torch.zeros_like(eps)
             rows["enough"] = torch.full_like(eps, torch.inf)
@@ -150,7 +151,8 @@ class _Descent(Nearest[CW]):
 
     def move(self, model: Model, rows: Rows, gradient: Tensor) -> tuple[Tensor, Tensor]:
         variable, dtype = rows["variable"], rows["clean"].dtype
-        points, clean, gradient = map(_single, (rows["points"], rows["clean"], gradient))
+        # In half precision, Adam divides 0 by 0.
+        points, clean, gradient = map(at_least_single, (rows["points"], rows["clean"], gradient))
         middle, half = self._range(clean)
         whole = 2 * (points - clean) + per_row(rows["constant"], clean) * gradient
         whole = whole * half * (1 - variable.tanh() ** 2)
@@ -167,8 +169,3 @@ class _Descent(Nearest[CW]):
 
     def won(self, logits: Tensor, rows: Rows) -> Tensor:
         return super().won(logits, rows) & self._crossed(logits, rows)
-
-
-def _single(values: Tensor) -> Tensor:
-    """Return values in float32 if their own precision is lower, where Adam divides 0 by 0."""
-    return values.to(torch.promote_types(values.dtype, torch.float32))

@@ -9,6 +9,7 @@ from torch import nn
 
 from pytest_triguard.classifier import Classifier
 from pytest_triguard.engine import draws
+from pytest_triguard.engine.precision import at_least_single
 from pytest_triguard.errors import InputError
 from pytest_triguard.validation import one_of
 
@@ -54,7 +55,7 @@ def randomized(classifier: Classifier, *, layers: str = "all", seed: int = 0) ->
 
 
 def _redraw(name: str, parameter: nn.Parameter, seed: int) -> None:
-    values = parameter.detach().to(torch.promote_types(parameter.dtype, torch.float32))
+    values = at_least_single(parameter.detach())
     spread = values.std(correction=0)
     key = torch.tensor([draws.id_key(name)], device=values.device)
     keys = draws.row_keys(key, seed=seed, method="randomization")

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from pytest_triguard.engine.geometry import per_row
+from pytest_triguard.engine.precision import single_or_finer
 from pytest_triguard.engine.rows import Rows
 
 
@@ -24,8 +25,7 @@ def no_loss(rows: Rows) -> Tensor:
     Logits may be finer than the inputs, as half-precision networks often end in float32.
     """
     clean = rows["clean"]
-    wide = torch.promote_types(clean.dtype, torch.float32)
-    return clean.new_full((len(rows),), -torch.inf, dtype=wide)
+    return clean.new_full((len(rows),), -torch.inf, dtype=single_or_finer(clean.dtype))
 
 
 def keep(rows: Rows, kept: str, won: Tensor, loss: Tensor) -> None:

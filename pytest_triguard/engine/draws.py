@@ -19,6 +19,8 @@ from numbers import Integral
 import torch
 from torch import Tensor
 
+from pytest_triguard.engine.precision import single_or_finer
+
 _GOLDEN = 0x9E3779B97F4A7C15
 _RESTART, _STEP, _COPY = 0xD1B54A32D192ED03, 0xABC98388FB8FAC03, 0x8CB92BA72F3D8DD7
 _MIX_1, _MIX_2 = 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
@@ -88,7 +90,8 @@ def uniform(
         `(N, *shape)` of `dtype`, on the device of `keys`.
     """
     bits = _element_bits(keys, math.prod(shape))
-    values = bits.to(_wide(dtype)).mul_((high - low) * 2.0**-_BITS)
+    # 24 bits are more than a number of half precision holds.
+    values = bits.to(single_or_finer(dtype)).mul_((high - low) * 2.0**-_BITS)
     if low:
         values.add_(low)
     return values.view(len(keys), *shape).to(dtype)
@@ -124,7 +127,7 @@ def normal(keys: Tensor, shape: Sequence[int], *, dtype: torch.dtype) -> Tensor:
     size = math.prod(shape)
     half = (size + 1) // 2
     # In place throughout: fresh memory would cost more than the arithmetic.
-    values = _element_bits(keys, 2 * half).to(_wide(dtype))
+    values = _element_bits(keys, 2 * half).to(single_or_finer(dtype))
     radius, angle = values[:, :half], values[:, half:]
     radius.add_(0.5).mul_(2.0**-_BITS).log_().mul_(-2.0).sqrt_()
     angle.mul_(2.0 * math.pi * 2.0**-_BITS)
@@ -132,11 +135,6 @@ def normal(keys: Tensor, shape: Sequence[int], *, dtype: torch.dtype) -> Tensor:
     angle.sin_().mul_(radius)
     radius.copy_(first)
     return values[:, :size].reshape(len(keys), *shape).to(dtype)
-
-
-def _wide(dtype: torch.dtype) -> torch.dtype:
-    """Return the dtype to compute in: 24 bits are more than a half-precision number holds."""
-    return torch.promote_types(dtype, torch.float32)
 
 
 def _element_bits(keys: Tensor, size: int) -> Tensor:

@@ -17,6 +17,7 @@ from torch import Tensor
 from pytest_triguard.engine.gradients import input_gradient
 from pytest_triguard.engine.model import Model
 from pytest_triguard.engine.objectives import Objective
+from pytest_triguard.engine.precision import single_or_finer
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,7 @@ class Mean:
 
     def start(self, inputs: Tensor) -> Tensor:
         """Return zeros."""
-        return torch.zeros_like(inputs, dtype=_held(inputs))
+        return torch.zeros_like(inputs, dtype=single_or_finer(inputs.dtype))
 
     def add(self, state: Tensor, gradients: Tensor, points: Tensor, copies: range) -> Tensor:
         """Add the weighted gradients, one copy after the other."""
@@ -137,7 +138,7 @@ class NonNegativeMean:
 
     def start(self, inputs: Tensor) -> Tensor:
         """Return zeros for what is kept, for its weight, and for the group being read."""
-        return inputs.new_zeros((3, *inputs.shape), dtype=_held(inputs))
+        return inputs.new_zeros((3, *inputs.shape), dtype=single_or_finer(inputs.dtype))
 
     def add(self, state: Tensor, gradients: Tensor, points: Tensor, copies: range) -> Tensor:
         """Add to the group; when it is complete, keep its mean where that is not negative."""
@@ -155,10 +156,6 @@ class NonNegativeMean:
         """Divide what was kept by its weight."""
         kept, weight, _ = state
         return torch.where(weight > 0, kept / weight, kept)
-
-
-def _held(inputs: Tensor) -> torch.dtype:
-    return torch.promote_types(inputs.dtype, torch.float32)
 
 
 MEAN = Mean()

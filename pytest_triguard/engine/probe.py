@@ -36,8 +36,8 @@ def probe(model: Model, inputs: Tensor, *, may_draw: bool = False) -> None:
 
     Raises:
         ModelError: If the module does not take the inputs, if two calls differ, if the logits of
-            a sample change with its neighbours, if the forward pass changes a
-            buffer, or if the logits are not finite.
+            a sample change with its neighbours, if the forward pass changes a buffer, or if the
+            logits are not finite.
     """
     row = inputs[:1]
     low, high = model.bounds(row.dtype)

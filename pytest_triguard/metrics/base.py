@@ -12,10 +12,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor
 
 from pytest_triguard.engine.equality import hyperparameters
+from pytest_triguard.engine.precision import at_least_single
 from pytest_triguard.errors import InputError, InputTypeError
 from pytest_triguard.facts import Facts
 from pytest_triguard.validation import describe
@@ -100,11 +100,6 @@ def check_beside(
         raise InputError(
             f"{name} must be on {like.device} like {reference}, but a tensor on {value.device} came"
         )
-
-
-def at_least_single(maps: Tensor) -> Tensor:
-    """Return the maps in float32 if their own precision is lower, else as they are."""
-    return maps.to(torch.promote_types(maps.dtype, torch.float32))
 
 
 def scaled(maps: Tensor) -> Tensor:

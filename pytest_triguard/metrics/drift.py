@@ -10,8 +10,9 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
+from pytest_triguard.engine.precision import at_least_single
 from pytest_triguard.facts import Facts
-from pytest_triguard.metrics.base import at_least_single, scaled
+from pytest_triguard.metrics.base import scaled
 from pytest_triguard.metrics.pair import PairMetric
 from pytest_triguard.validation import one_of
 

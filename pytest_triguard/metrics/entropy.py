@@ -10,8 +10,9 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
+from pytest_triguard.engine.precision import at_least_single
 from pytest_triguard.facts import Facts
-from pytest_triguard.metrics.base import Metric, at_least_single, check_maps, scaled
+from pytest_triguard.metrics.base import Metric, check_maps, scaled
 from pytest_triguard.validation import one_of
 
 EntropyForm = Literal["normalized", "raw"]

@@ -18,6 +18,7 @@ from pytest_triguard.engine.baselines import (
 )
 from pytest_triguard.engine.devices import is_host
 from pytest_triguard.engine.model import Model
+from pytest_triguard.engine.precision import at_least_single
 from pytest_triguard.engine.samples import Batch
 from pytest_triguard.validation import one_of
 
@@ -148,7 +149,7 @@ def harmonic(inputs: Tensor, shown: Tensor, *, tolerance: Tensor) -> Tensor:
     Returns:
         `(m, C, H, W)`; pixels that are shown are as they were.
     """
-    values = inputs.to(torch.promote_types(inputs.dtype, torch.float32))
+    values = at_least_single(inputs)
     gone, known = (~shown).to(values.dtype), shown.to(values.dtype)
     weight = _around(torch.ones_like(values[:1, :1]))
     some = shown.flatten(1).any(1).view(-1, 1, 1, 1)

@@ -13,9 +13,9 @@ from torch import Tensor
 from pytest_triguard.attributions.base import known_logits, known_targets, with_logits
 from pytest_triguard.engine import draws
 from pytest_triguard.engine.model import Model
+from pytest_triguard.engine.precision import at_least_single
 from pytest_triguard.engine.samples import Batch
 from pytest_triguard.facts import PASSES, Facts
-from pytest_triguard.metrics.base import at_least_single
 from pytest_triguard.metrics.model_metric import OutputMetric, over_copies
 from pytest_triguard.validation import flag, number, whole
 

@@ -14,10 +14,10 @@ from pytest_triguard import attributions
 from pytest_triguard.attributions import Attribution
 from pytest_triguard.engine import draws
 from pytest_triguard.engine.model import Model
+from pytest_triguard.engine.precision import at_least_single
 from pytest_triguard.engine.samples import Batch
 from pytest_triguard.errors import InputTypeError
 from pytest_triguard.facts import PASSES, Facts
-from pytest_triguard.metrics.base import at_least_single
 from pytest_triguard.metrics.model_metric import ModelMetric
 from pytest_triguard.validation import describe, number, whole
 

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from pytest_triguard.engine.precision import at_least_single
 from pytest_triguard.facts import Facts
-from pytest_triguard.metrics.base import Metric, at_least_single, check_beside, check_maps
+from pytest_triguard.metrics.base import Metric, check_beside, check_maps
 from pytest_triguard.metrics.trigger_recall import check_mask
 from pytest_triguard.validation import whole
 

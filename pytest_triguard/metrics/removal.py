@@ -22,8 +22,8 @@ from pytest_triguard.attributions.base import known_logits, known_targets, with_
 from pytest_triguard.engine import draws
 from pytest_triguard.engine.model import Model
 from pytest_triguard.engine.objectives import Objective
+from pytest_triguard.engine.precision import at_least_single
 from pytest_triguard.engine.samples import Batch
-from pytest_triguard.metrics.base import at_least_single
 from pytest_triguard.metrics.imputation import Imputation
 
 Direction = Literal["deletion", "insertion"]

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from pytest_triguard.engine.baselines import Baseline
 from pytest_triguard.engine.model import Model
+from pytest_triguard.engine.precision import at_least_single
 from pytest_triguard.engine.samples import Batch
-from pytest_triguard.metrics.base import at_least_single
 from pytest_triguard.metrics.imputation import check_imputation, imputation
 from pytest_triguard.metrics.model_metric import OutputMetric
 from pytest_triguard.metrics.removal import (

@@ -10,9 +10,9 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
+from pytest_triguard.engine.precision import at_least_single
 from pytest_triguard.errors import InputError
 from pytest_triguard.facts import Facts
-from pytest_triguard.metrics.base import at_least_single
 from pytest_triguard.metrics.pair import ReducedPair
 from pytest_triguard.validation import number, whole
 

@@ -10,9 +10,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from pytest_triguard.engine.precision import at_least_single
 from pytest_triguard.errors import InputError, InputTypeError
 from pytest_triguard.facts import Facts
-from pytest_triguard.metrics.base import Metric, at_least_single, check_beside, check_maps
+from pytest_triguard.metrics.base import Metric, check_beside, check_maps
 from pytest_triguard.validation import describe
 
 

@@ -20,6 +20,7 @@ from torch.nn import functional
 from pytest_triguard.verification import rounding
 from pytest_triguard.verification.intervals import Interval
 from pytest_triguard.verification.operators import Unsupported
+from pytest_triguard.verification.operators.shape import pair
 
 _Pair = tuple[int, int]
 
@@ -161,8 +162,8 @@ def max_pool2d(
     del ceil_mode, return_indices
     if len(input.shape) != 4:
         raise Unsupported(f"a value of {len(input.shape)} dimensions")
-    kernel, gaps, pads = _pair(kernel_size), _pair(dilation), _pair(padding)
-    steps = _pair(stride) if stride else kernel
+    kernel, gaps, pads = pair(kernel_size), pair(dilation), pair(padding)
+    steps = pair(stride) if stride else kernel
     frame = _Frame(input.shape, cotangent.shape, kernel, steps, pads, gaps)
     always, never = _largest(frame.windows(input.lower), frame.windows(input.upper), 2)
     spread = cotangent.rearranged(lambda each: each.flatten(2).unsqueeze(2).expand_as(always))
@@ -211,10 +212,3 @@ class _Frame:
             for axis in (0, 1)
         )
         return rows, columns
-
-
-def _pair(size: Any) -> _Pair:
-    if isinstance(size, int):
-        return size, size
-    first, *rest = size
-    return first, (rest[0] if rest else first)

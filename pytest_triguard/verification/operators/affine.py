@@ -45,6 +45,7 @@ class Product:
         sliding: The transpose for rows in windows, where there is one.
         phases: From weights to their phases, or to None where they are of no use.
         phased: The transpose from rows and phases, for weights that have some.
+        layout: Of the weights in `apply`, where a device is fastest with one.
         norms: From magnitudes of the weights to the sum of those behind each output or channel.
     """
 

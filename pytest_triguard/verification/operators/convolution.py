@@ -16,6 +16,7 @@ from pytest_triguard.verification.intervals import Interval
 from pytest_triguard.verification.operators.affine import Product, bounded, evaluated, relaxed
 from pytest_triguard.verification.operators.phases import Phases
 from pytest_triguard.verification.operators.rule import Keep, Unsupported
+from pytest_triguard.verification.operators.shape import pair
 from pytest_triguard.verification.relaxations import Affine, Kernel
 from pytest_triguard.verification.windows import Windowed
 
@@ -63,10 +64,10 @@ def _kernel(
     groups: int = 1,
 ) -> Kernel | None:
     """Return the weights of a convolution of all channels, or None of another."""
-    if groups != 1 or _pair(dilation) != (1, 1) or isinstance(padding, str):
+    if groups != 1 or pair(dilation) != (1, 1) or isinstance(padding, str):
         return None
     bias = None if offset is None else offset.flatten()
-    return Kernel(weight, bias, _pair(stride), _pair(padding))
+    return Kernel(weight, bias, pair(stride), pair(padding))
 
 
 def conv2d_evaluation(
@@ -94,8 +95,8 @@ def _product(
     pointwise = (
         weight.shape[2:] == (1, 1)
         and groups == 1
-        and _pair(stride) == (1, 1)
-        and (isinstance(padding, str) or _pair(padding) == (0, 0))
+        and pair(stride) == (1, 1)
+        and (isinstance(padding, str) or pair(padding) == (0, 0))
     )
 
     def apply(values: Tensor, weights: Tensor, offset: Tensor | None) -> Tensor:
@@ -105,11 +106,11 @@ def _product(
         return functional.conv2d(values, weights, offset, stride, padding, dilation, groups)
 
     def phases(weights: Tensor) -> Phases | None:
-        plain = groups == 1 and _pair(dilation) == (1, 1)
-        return Phases.of(weights, _pair(stride)) if plain else None
+        plain = groups == 1 and pair(dilation) == (1, 1)
+        return Phases.of(weights, pair(stride)) if plain else None
 
     def phased(rows: Tensor, arranged: Phases) -> Tensor:
-        return arranged.back(rows, _pair(size), _reach(weight, (1, 1), padding)[1])
+        return arranged.back(rows, pair(size), _reach(weight, (1, 1), padding)[1])
 
     def transpose(rows: Tensor, weights: Tensor) -> Tensor:
         return _transpose(rows, weights, size, stride, padding, dilation, groups)
@@ -153,10 +154,10 @@ def _places(size: torch.Size, weight: Tensor, stride: Any, padding: Any, dilatio
     """Return the number of windows of a convolution over images of a size."""
     if padding == "same":
         return size.numel()
-    reach, before = _reach(weight, _pair(dilation), padding)
+    reach, before = _reach(weight, pair(dilation), padding)
     counts = (
         (each + 2 * pad - extent) // step + 1
-        for each, pad, extent, step in zip(size, before, reach, _pair(stride), strict=True)
+        for each, pad, extent, step in zip(size, before, reach, pair(stride), strict=True)
     )
     return math.prod(counts)
 
@@ -171,7 +172,7 @@ def _transpose(
     groups: int,
 ) -> Tensor:
     """Return the transpose of a convolution, `(M, C, H, W)` for rows `(M, K, h, w)`."""
-    steps, gaps = _pair(stride), _pair(dilation)
+    steps, gaps = pair(stride), pair(dilation)
     reach, before = _reach(weight, gaps, padding)
     if padding == "same":
         full = [each + extra - 1 for each, extra in zip(size, reach, strict=True)]
@@ -184,7 +185,7 @@ def _transpose(
     ]
     if padding != "same" and rows.dtype != torch.float64:
         return functional.conv_transpose2d(
-            rows, weight, None, steps, before, _pair(missed), groups, gaps
+            rows, weight, None, steps, before, pair(missed), groups, gaps
         )
     # In float64 the gradient's kernel is several times faster on a processor.
     channels = weight.shape[1] * groups
@@ -215,7 +216,7 @@ def _sliding(
     groups: int,
 ) -> Windowed:
     """Return the transpose of a convolution for rows in windows."""
-    steps, gaps = _pair(stride), _pair(dilation)
+    steps, gaps = pair(stride), pair(dilation)
     reach, before = _reach(weight, gaps, padding)
     grid = rows.grid.back(steps, before, reach, size)
     flat = rows.cleaned().flat()
@@ -234,10 +235,10 @@ def _reach(
     weight: Tensor, gaps: tuple[int, int], padding: Any
 ) -> tuple[tuple[int, int], tuple[int, int]]:
     """Return how far a kernel reaches, and the padding in front."""
-    reach = _pair([gap * (size - 1) + 1 for gap, size in zip(gaps, weight.shape[2:], strict=True)])
+    reach = pair([gap * (size - 1) + 1 for gap, size in zip(gaps, weight.shape[2:], strict=True)])
     if padding == "same":
         return reach, ((reach[0] - 1) // 2, (reach[1] - 1) // 2)
-    return reach, (0, 0) if padding == "valid" else _pair(padding)
+    return reach, (0, 0) if padding == "valid" else pair(padding)
 
 
 def conv2d_arguments(module: nn.Conv2d) -> dict[str, Any]:
@@ -246,10 +247,3 @@ def conv2d_arguments(module: nn.Conv2d) -> dict[str, Any]:
         raise Unsupported(f"padding_mode={module.padding_mode!r}")
     names = ("weight", "bias", "stride", "padding", "dilation", "groups")
     return {name: getattr(module, name) for name in names}
-
-
-def _pair(value: Any) -> tuple[int, int]:
-    if isinstance(value, int):
-        return value, value
-    first, *rest = value
-    return first, (rest[0] if rest else first)

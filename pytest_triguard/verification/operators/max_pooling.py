@@ -18,7 +18,7 @@ from pytest_triguard.verification.intervals import Interval
 from pytest_triguard.verification.operators import arithmetic, rectifiers
 from pytest_triguard.verification.operators.pooling import reduced
 from pytest_triguard.verification.operators.rule import Rule, Unsupported
-from pytest_triguard.verification.operators.shape import exact
+from pytest_triguard.verification.operators.shape import exact, pair
 from pytest_triguard.verification.relaxations import (
     Affine,
     Carried,
@@ -255,8 +255,8 @@ class _Windows:
         del return_indices
         if len(input.shape) != 4:
             raise Unsupported(f"a value of {len(input.shape)} dimensions")
-        kernel, gaps, pads = _pair(kernel_size), _pair(dilation), _pair(padding)
-        steps = kernel if stride is None or stride == [] else _pair(stride)
+        kernel, gaps, pads = pair(kernel_size), pair(dilation), pair(padding)
+        steps = kernel if stride is None or stride == [] else pair(stride)
         shape = functional.max_pool2d(
             input.lower[:1, :1], kernel_size, stride, padding, dilation, ceil_mode
         ).shape[2:]
@@ -360,10 +360,3 @@ def max_pool2d_arguments(module: nn.MaxPool2d) -> dict[str, Any]:
     """Return the arguments of a max-pooling module."""
     names = ("kernel_size", "stride", "padding", "dilation", "ceil_mode", "return_indices")
     return {name: getattr(module, name) for name in names}
-
-
-def _pair(size: Any) -> tuple[int, int]:
-    if isinstance(size, int):
-        return size, size
-    first, *rest = size
-    return first, (rest[0] if rest else first)

@@ -19,6 +19,7 @@ from pytest_triguard.verification import rounding
 from pytest_triguard.verification.intervals import ROOM, Interval
 from pytest_triguard.verification.operators.affine import product_share
 from pytest_triguard.verification.operators.rule import Unsupported
+from pytest_triguard.verification.operators.shape import pair
 from pytest_triguard.verification.relaxations import Affine, transposed
 
 
@@ -40,7 +41,7 @@ def _avg_pool2d(
     divisor_override: int | None = None,
 ) -> _Average:
     del input
-    high, wide = _pair(kernel_size)
+    high, wide = pair(kernel_size)
     if divisor_override is not None and divisor_override < 0:
         raise Unsupported(f"divisor_override={divisor_override}")
 
@@ -124,10 +125,3 @@ def _averaged(input: Interval, average: _Average) -> Interval:
     radius = average.apply(reach).abs_().mul_(1 + share)
     radius.add_(8 * average.terms * rounding.tiny(input.dtype))
     return Interval.around(average.apply(centre), radius, ROOM)
-
-
-def _pair(size: Any) -> tuple[int, int]:
-    if isinstance(size, int):
-        return size, size
-    first, *rest = size
-    return first, (rest[0] if rest else first)

@@ -224,6 +224,14 @@ def _end(part: Interval | Tensor, name: str, dtype: torch.dtype) -> Tensor:
     return end
 
 
+def pair(size: Any) -> tuple[int, int]:
+    """Return rows and columns of what is given as one number, or as one or two of them."""
+    if isinstance(size, int):
+        return size, size
+    first, *rest = size
+    return first, (rest[0] if rest else first)
+
+
 def listed(sizes: tuple[Any, ...]) -> list[Any]:
     """Return sizes that are given one by one, or as one list of them."""
     return list(sizes[0]) if len(sizes) == 1 and isinstance(sizes[0], tuple | list) else list(sizes)
