@@ -36,6 +36,8 @@ class Surrogate(Model):
 
     def __init__(self, model: Model, beta: float | None) -> None:
         vars(self).update(vars(model))
+        # Second derivatives of softplus and of max-pooling gain nothing from channels last.
+        self.channels_last = False
         self._beta = beta
 
     def logits(self, inputs: Tensor) -> Tensor:
