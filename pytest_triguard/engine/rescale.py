@@ -22,6 +22,7 @@ from pytest_triguard.engine.backward_rules import (
     in_place,
     operator_name,
 )
+from pytest_triguard.engine.maxima import MAXIMA, Maximum
 from pytest_triguard.errors import ModelError
 
 _NAMES = """
@@ -30,7 +31,7 @@ _NAMES = """
     clamp_min clamp_max clip exp expm1 log log1p sqrt rsqrt square reciprocal sin cos erf
 """
 _ELEMENTWISE = frozenset(_NAMES.split())
-_LARGEST = frozenset(("max_pool2d", "adaptive_max_pool2d", "amax", "amin"))
+_LARGEST = frozenset((*MAXIMA, "amin"))
 _BILINEAR = frozenset(("mul", "multiply", "matmul", "bmm", "mm"))
 _QUOTIENTS = frozenset(("div", "divide", "true_divide"))
 _READS = frozenset({"item", "tolist", "__bool__", "__float__", "__int__"})
@@ -148,8 +149,11 @@ class Rescale(BackwardRules):
         reference = self._beside(operator_name(func), own)
         if self._reading:
             return func(*args, **kwargs)  # type: ignore[no-any-return]
-        slope, found = _slope(run, own)
-        factor = _ratio(found - run(reference), own, reference, slope)
+        if operator_name(func) == "relu":
+            found, factor = run(own), _rectified(own, reference)
+        else:
+            slope, found = _slope(run, own)
+            factor = _ratio(found - run(reference), own, reference, slope)
         result: Tensor = _Scaled.apply(values, factor, (found,))
         return _kept(values, result, overwrites)
 
@@ -173,19 +177,14 @@ class Rescale(BackwardRules):
         result = self._bilinear(torch.mul, (first, inverse), {}) if both else inverse * first
         return _kept(first, result, in_place(func, (), kwargs))
 
-    def _largest(self, func: Function, args: Any, kwargs: dict[str, Any]) -> Tensor:
-        values, rest = args[0], args[1:]
-        reference = self._beside(operator_name(func), values)
-
-        def run(inputs: Tensor) -> Tensor:
-            given: Any = func(inputs, *rest, **kwargs)
-            result: Tensor = given[0] if isinstance(given, tuple) else given
-            return result
-
+    def _largest(self, func: Function, args: Any, kwargs: dict[str, Any]) -> Any:
+        values, rest, name = args[0], args[1:], operator_name(func)
+        reference = self._beside(name, values)
         if self._reading:
-            return run(values)
-        result: Tensor = _Largest.apply(values, reference, run)
-        return result
+            return func(*args, **kwargs)
+        if name == "amin":
+            return -_Largest.apply(-values, -reference, MAXIMA["amax"](*rest, **kwargs))
+        return _Largest.apply(values, reference, MAXIMA[name](*rest, **kwargs))
 
     def _softmax(self, func: Function, args: Any, kwargs: dict[str, Any]) -> Tensor:
         """Take a softmax for what it is made of: exponentials, their sum, and a product."""
@@ -221,7 +220,7 @@ def _slope(run: Run, values: Tensor) -> tuple[Tensor, Tensor]:
     return slope, result.detach()
 
 
-def _ratio(change: Tensor, values: Tensor, reference: Tensor, slope: Tensor) -> Tensor:
+def _ratio(change: Tensor, values: Tensor, reference: Tensor, slope: Tensor | float) -> Tensor:
     """Return change by difference, and the slope where the difference is lost in rounding.
 
     The change is overwritten.
@@ -231,6 +230,12 @@ def _ratio(change: Tensor, values: Tensor, reference: Tensor, slope: Tensor) -> 
     ratio = change.div_(difference)
     least = values.abs().mul_(torch.finfo(values.dtype).eps ** 0.75)
     return torch.where(difference.abs_() > least, ratio, slope)
+
+
+def _rectified(values: Tensor, reference: Tensor) -> Tensor:
+    """Return what of a difference a ReLU lets through, as a share of it; of none, its slope."""
+    difference = (values - reference).abs_().clamp_min_(torch.finfo(values.dtype).tiny)
+    return torch.maximum(values, reference).div_(difference).clamp_(0, 1)
 
 
 class _Stand(torch.autograd.Function):
@@ -273,29 +278,20 @@ class _Largest(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, values: Tensor, reference: Tensor, run: Run) -> Tensor:
-        with torch.enable_grad():
-            own = values.detach().requires_grad_()
-            found = run(own)
-        ctx.run, ctx.own, ctx.found = run, own, found
-        ctx.save_for_backward(reference)
-        return found.detach()
+    def forward(ctx: Any, values: Tensor, reference: Tensor, maximum: Maximum) -> Tensor:
+        own = values.detach()
+        (found, places), (base, others) = maximum.of(own), maximum.of(reference)
+        others = others.expand_as(places)
+        top = torch.maximum(found, base)
+        gained = _ratio(top - base, found, maximum.at(reference, places), 1.0)
+        lost = _ratio(found - top, maximum.at(own, others), base, 0.0)
+        ctx.maximum = maximum
+        ctx.save_for_backward(own, gained, places, lost, others)
+        return found
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
-        (reference,) = ctx.saved_tensors
-        own, found = ctx.own, ctx.found
-        with torch.enable_grad():
-            # In the layout of the sample's, which kernels go by.
-            reference = torch.empty_like(own).copy_(reference).requires_grad_()
-            base = ctx.run(reference)
-        top = torch.maximum(found.detach(), base.detach())
-        plain, gained, lost = (
-            torch.autograd.grad(result, end, gradients[0] * weight, retain_graph=True)[0]
-            for result, end, weight in (
-                (found, own, torch.ones_like(top)),
-                (found, own, top - base.detach()),
-                (base, reference, found.detach() - top),
-            )
-        )
-        return _ratio(gained + lost, own.detach(), reference.detach(), plain), None, None
+        own, gained, places, lost, others = ctx.saved_tensors
+        ends = ((gained, places), (lost, others))
+        first, second = (ctx.maximum.spread(gradients[0] * each, own, at) for each, at in ends)
+        return first.add_(second), None, None

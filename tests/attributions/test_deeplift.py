@@ -67,7 +67,12 @@ WAYS = {
 OTHERS = {
     "max-pool": lambda network, hidden: functional.max_pool2d(hidden, 3, 1, 1),
     "adaptive": lambda network, hidden: functional.adaptive_max_pool2d(hidden, (2, 3)),
+    "dilated": lambda network, hidden: functional.max_pool2d(
+        hidden, (2, 3), (1, 2), 1, (2, 1), True
+    ),
     "amax": lambda network, hidden: hidden.relu() - hidden.amax((2, 3), keepdim=True),
+    "amax, turned": lambda network, hidden: hidden - hidden.amax((-1, 1))[:, None, :, None],
+    "amin": lambda network, hidden: hidden - torch.amin(hidden, dim=-1, keepdim=True),
     "residual": residual_in_place,
     "gated": gated,
     "attended": attended,

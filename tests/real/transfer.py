@@ -23,9 +23,16 @@ EPS, STEPS, CONFIDENCE = 8 / 255, 10, 0.95
 ATTACKS: dict[str, dict[str, Any]] = {
     "bim": {"stop": "never"},
     "dim": {},
+    "fsps": {"search_steps": 5},
+    "gra": {"copies": 3},
+    "mig": {"points": 4},
     "mim": {},
-    "ssa": {"copies": 3},
+    "naa": {"points": 10},
+    "nim": {},
+    "si_nim": {"copies": 3},
     "sia": {"copies": 3},
+    "ssa": {"copies": 3},
+    "tim": {},
 }
 """Attacks and their hyperparameters; fewer copies than the default save time on a processor."""
 
