@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-Sizes = int | Sequence[int]
+Sizes = int | tuple[int, ...]
 
 
 class Maximum(ABC):
@@ -40,7 +40,8 @@ class _Pool(Maximum):
         # Channels come last in memory, and so do they here.
         last = (each.permute(0, 2, 3, 1) for each in (values, places))
         table, index = (each.flatten(1, 2) for each in last)
-        found = table.gather(1, index).unflatten(1, places.shape[2:])
+        rows, channels, height, width = places.shape
+        found = table.gather(1, index).view(rows, height, width, channels)
         return found.permute(0, 3, 1, 2)
 
 
@@ -65,7 +66,7 @@ class MaxPool(_Pool):
         result: Tensor = backward(numbers, like, *self._arguments(), places)
         return result
 
-    def _arguments(self) -> tuple[Sizes, Sizes, Sizes, Sizes, bool]:
+    def _arguments(self) -> tuple[Any, ...]:
         stride = self.kernel_size if self.stride is None or self.stride == () else self.stride
         return self.kernel_size, stride, self.padding, self.dilation, self.ceil_mode
 
@@ -74,7 +75,7 @@ class MaxPool(_Pool):
 class AdaptiveMaxPool(_Pool):
     """The arguments of `adaptive_max_pool2d`, likewise."""
 
-    output_size: Sizes
+    output_size: Any
     return_indices: bool = False
 
     def of(self, values: Tensor) -> tuple[Tensor, Tensor]:
@@ -112,13 +113,12 @@ class LargestAlong(Maximum):
 
     def spread(self, numbers: Tensor, like: Tensor, places: Tensor) -> Tensor:
         """Return zeros like some values, with numbers added at their places."""
-        lines = torch.zeros_like(self._lined_up(like))
+        lines = like.new_zeros(self._lined_up(like).shape)
         index = places.reshape(*lines.shape[:-1], 1)
         lines.scatter_(-1, index, numbers.reshape(index.shape))
         dims = self._dims(like)
-        return lines.unflatten(-1, [like.shape[dim] for dim in dims]).movedim(
-            self._last(dims), dims
-        )
+        apart = lines.view(*lines.shape[:-1], *(like.shape[dim] for dim in dims))
+        return apart.movedim(self._last(dims), dims)
 
     def _lined_up(self, values: Tensor) -> Tensor:
         """Return the values with the dimensions at the end, as one."""
