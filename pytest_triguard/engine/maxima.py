@@ -35,7 +35,7 @@ class _Pool(Maximum):
     def at(self, values: Tensor, places: Tensor) -> Tensor:
         """Return what lies at some places; values of one row lie in every row."""
         values = values.expand(*places.shape[:-2], *values.shape[-2:])
-        if places.is_contiguous() or places.ndim != 4:
+        if places.ndim != 4 or places[:1].is_contiguous():  # one row may stand for all
             return values.flatten(-2).gather(-1, places.flatten(-2)).view_as(places)
         # Channels come last in memory, and so do they here.
         last = (each.permute(0, 2, 3, 1) for each in (values, places))
@@ -67,7 +67,7 @@ class MaxPool(_Pool):
         return result
 
     def _arguments(self) -> tuple[Any, ...]:
-        stride = self.kernel_size if self.stride is None or self.stride == () else self.stride
+        stride = self.stride or self.kernel_size
         return self.kernel_size, stride, self.padding, self.dilation, self.ceil_mode
 
 
