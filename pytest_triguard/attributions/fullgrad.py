@@ -135,15 +135,13 @@ class FullGrad(Summing):
         """
         if gradient.ndim != 4:
             return gradient.new_empty(0)
-        sizes = gradient.contiguous().abs().flatten(2)
-        least, largest = sizes.amin(2), sizes.amax(2)
-        if bias is None:
-            summed = sizes.sum(1)
-        else:  # the same for every place of a channel
-            weights = bias.abs()
-            least, largest, summed = least * weights, largest * weights, weights @ sizes
-        least, largest = (per_row(each, gradient) for each in (least.amin(1), largest.amax(1)))
-        places = summed.view(-1, 1, *gradient.shape[2:])
+        sizes = gradient.abs()
+        if bias is not None:
+            sizes *= bias.abs().view(-1, 1, 1)
+        least, largest = (
+            per_row(each(sizes, (1, 2, 3)), sizes) for each in (torch.amin, torch.amax)
+        )
+        places = sizes.sum(1, keepdim=True)
         moved, reach = places - gradient.shape[1] * least, largest - least
         if self.mode == "reference":
             return moved / (reach + _OFFSET)
