@@ -119,7 +119,8 @@ def search(
         batches: Labelled samples, read as they are needed.
         method: What the search does.
         tells: Whether a search that meets a NaN is told as broken in place of being refused.
-        integrand: What each step adds to the integral along the path of a start, or None.
+        integrand: What each step adds to the integral along the path of a start, or None. With
+            one, a single start is not judged where it ends: its integral is what is asked for.
 
     Yields:
         Outcomes of a few samples at a time, in the order in which they finish.
@@ -147,6 +148,7 @@ class _Run:
         self.method = method
         self.feed = Feed(batches, model.device)
         self.look_every = 1 if is_host(model.device) else LOOK_EVERY
+        self.judges = integrand is None or method.best or method.restarts > 1
         self.active: Rows | None = None
         self.ready: list[tuple[Rows, int]] = []  # rows at their start, and how many are taken
         self.ended: list[Rows] = []
@@ -365,11 +367,13 @@ class _Run:
 
     @torch.no_grad()
     def judge(self) -> tuple[Rows, Tensor]:
-        """Predict at the last points of up to a chunk of rows; the answer is read later."""
+        """Judge up to a chunk of rows by the prediction at their last points; it is read later."""
         rows = joined(self.ended)
         size = self.model.chunk.rows
         self.ended = [rows.part(slice(size, None))] if len(rows) > size else []
         rows = rows.part(slice(0, size))
+        if not self.judges:
+            return rows, _BROKEN * rows["highest"].isnan()
         logits = self.logits(rows["points"])
         won, loss = self.method.won(logits, rows) & _defined(logits), self.method.loss(logits, rows)
         if self.method.best:

@@ -22,7 +22,8 @@ class Outcome:
         clean: `(n, C, H, W)` where it began.
         labels: `(n,)` int64 labels.
         keys: `(n,)` int64 keys of the samples, for random draws.
-        success: Whether the goal is reached at `points`, judged by the prediction there.
+        success: Whether the goal is reached at `points`, judged by the prediction there; of a
+            single start with an integrand, whether that ended the search.
         passes: Gradient passes each sample needed, all starts together.
         steps: Steps taken since the last start.
         path: Recorded tensors by name, `(n, steps + 1, C, H, W)`; empty where none is kept.

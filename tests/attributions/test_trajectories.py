@@ -317,6 +317,15 @@ def test_attexplore_goes_the_way_that_is_stated(mode, sign):
     assert (moved * sign > 0).all()
 
 
+def test_nothing_is_predicted_where_a_trajectory_ends():
+    subject, inputs, labels = problem("smooth", 4)
+    method = attributions.get("attexplore", steps=3, copies=2, rate=1.5)
+    batch = Batch((0, 1, 2, 3), (0, 1, 2, 3), torch.arange(4), inputs, targets=labels)
+    with subject.prepared() as model:
+        method.explain(model, batch)
+        assert model.passes.forward == model.passes.backward == 4 * 3 * 2
+
+
 @pytest.mark.parametrize(
     ("preset", "name"), [("inception_v3", "mig"), ("vit_b_16", "mig"), ("resnet50", "gra")]
 )
