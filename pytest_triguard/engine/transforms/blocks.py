@@ -96,18 +96,21 @@ class Blocks(InputTransform):
             factor = torch.where(where["scale"], factor, torch.ones_like(factor))
             moved = moved * grid.spread(factor).unsqueeze(1)
         if "noise" in where:
-            noisy = grid.spread(where["noise"].to(inputs.dtype)).unsqueeze(1)
-            # Shares of 0 and 1 are exact, and cost less than a choice by element.
-            moved = torch.lerp(moved, self._noisy(moved, keys, model), noisy)
+            moved = self._noisy(moved, grid.spread(where["noise"]).unsqueeze(1), keys, model)
         return moved
 
-    def _noisy(self, inputs: Tensor, keys: Tensor, model: Model) -> Tensor:
-        """Return the inputs with noise, clipped to the valid range."""
+    def _noisy(self, inputs: Tensor, where: Tensor, keys: Tensor, model: Model) -> Tensor:
+        """Return the inputs with noise where it is wanted, and clipped there to the valid range."""
         # The keys themselves have drawn the blocks.
         noise = draws.uniform(
             keys + 1, inputs.shape[1:], dtype=inputs.dtype, low=-self.noise, high=self.noise
         )
-        return (inputs + noise).clamp(*model.bounds(inputs.dtype))
+        noisy = torch.addcmul(inputs, noise, where.to(inputs.dtype))
+        # Going backward, this costs a third of what the derivative of a clamp does.
+        with torch.no_grad():
+            clipped = noisy.clamp(*model.bounds(inputs.dtype))
+            beyond = (clipped != noisy).logical_and_(where)
+        return torch.where(beyond, clipped, noisy)
 
 
 def _moved(inputs: Tensor, grid: _Grid, share: Tensor, where: dict[str, Tensor]) -> Tensor:
