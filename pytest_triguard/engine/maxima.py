@@ -33,8 +33,7 @@ class _Pool(Maximum):
     """Over windows of the last two dimensions, in which places are counted row by row."""
 
     def at(self, values: Tensor, places: Tensor) -> Tensor:
-        """Return what lies at some places; values of one row lie in every row."""
-        values = values.expand(*places.shape[:-2], *values.shape[-2:])
+        """Return what lies at some places."""
         if places.ndim != 4 or places[:1].is_contiguous():  # one row may stand for all
             return values.flatten(-2).gather(-1, places.flatten(-2)).view_as(places)
         # Channels come last in memory, and so do they here.
@@ -107,8 +106,8 @@ class LargestAlong(Maximum):
         return found, places
 
     def at(self, values: Tensor, places: Tensor) -> Tensor:
-        """Return what lies at some places; values of one row lie in every row."""
-        lines = self._lined_up(values.expand(len(places), *values.shape[1:]))
+        """Return what lies at some places."""
+        lines = self._lined_up(values)
         return lines.gather(-1, places.reshape(*lines.shape[:-1], 1)).view_as(places)
 
     def spread(self, numbers: Tensor, like: Tensor, places: Tensor) -> Tensor:

@@ -146,10 +146,11 @@ class Rescale(BackwardRules):
             return given
 
         own = values.detach().clone() if overwrites else values.detach()
-        reference = self._beside(operator_name(func), own)
+        name = operator_name(func)
+        reference = self._beside(name, own)
         if self._reading:
             return func(*args, **kwargs)  # type: ignore[no-any-return]
-        if operator_name(func) == "relu":
+        if name == "relu":
             found, factor = run(own), _rectified(own, reference)
         else:
             slope, found = _slope(run, own)
@@ -283,7 +284,7 @@ class _Largest(torch.autograd.Function):
         (found, places), (base, others) = maximum.of(own), maximum.of(reference)
         others = others.expand_as(places)
         top = torch.maximum(found, base)
-        gained = _ratio(top - base, found, maximum.at(reference, places), 1.0)
+        gained = _ratio(top - base, found, maximum.at(reference.expand_as(own), places), 1.0)
         lost = _ratio(found - top, maximum.at(own, others), base, 0.0)
         ctx.maximum = maximum
         ctx.save_for_backward(own, gained, places, lost, others)

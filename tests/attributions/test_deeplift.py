@@ -72,6 +72,9 @@ OTHERS = {
     ),
     "amax": lambda network, hidden: hidden.relu() - hidden.amax((2, 3), keepdim=True),
     "amax, turned": lambda network, hidden: hidden - hidden.amax((-1, 1))[:, None, :, None],
+    "amax, channels first": lambda network, hidden: (
+        hidden - hidden.transpose(0, 1).amax(0)[:, None]
+    ),
     "amin": lambda network, hidden: hidden - torch.amin(hidden, dim=-1, keepdim=True),
     "residual": residual_in_place,
     "gated": gated,
