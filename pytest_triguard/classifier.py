@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from pytest_triguard.engine import devices
+from pytest_triguard.engine import batch_norm, devices
 from pytest_triguard.engine.chunking import ChunkSize, Timings
 from pytest_triguard.engine.generators import Generators
 from pytest_triguard.engine.kept import KeptMaps
@@ -224,6 +224,7 @@ class _Held:
     parameters: list[_Parameter] = field(init=False)
     buffers: list[tuple[nn.Module, str, Tensor, Tensor]] = field(init=False)
     named: list[tuple[nn.Module, frozenset[str], frozenset[str]]] = field(init=False)
+    lightened: list[nn.Module] = field(init=False, default_factory=list)
 
     def __post_init__(self) -> None:
         modules = list(self.module.modules())
@@ -271,6 +272,8 @@ class _Held:
             )
         if places and places != {self.device}:
             self.module.to(self.device)
+        if devices.is_host(self.device):
+            self.lightened = batch_norm.lighten(self.module)
 
     def _evaluate(self) -> None:
         try:
@@ -281,6 +284,7 @@ class _Held:
                 module.training = False
 
     def restore(self) -> None:
+        batch_norm.restore(self.lightened)
         for each in self.parameters:
             each.restore()
         for owner, names, empty in self.named:

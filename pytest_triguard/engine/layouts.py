@@ -13,10 +13,11 @@ import math
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from pytest_triguard.engine.backward_rules import operator_name
+from pytest_triguard.engine.compiled import compiled
 from pytest_triguard.engine.devices import is_host
 from pytest_triguard.engine.gradients import input_gradient
 from pytest_triguard.engine.model import Model
@@ -51,22 +52,12 @@ def arrange(model: Model, inputs: Tensor) -> None:
 
 def _pools_much(model: Model, rows: Tensor) -> bool:
     """Return whether a network spends much on max-pooling; not of one that was compiled."""
-    if not is_host(model.device) or rows.dtype != torch.float32 or _compiled(model.module):
+    if not is_host(model.device) or rows.dtype != torch.float32 or compiled(model.module):
         return False
     counted = _Counted()
     with counted:
         _logits(model, rows)
     return counted.compared > _POOLED * counted.products
-
-
-def _compiled(module: nn.Module) -> bool:
-    """Return whether a compiler has had a hand in a module, whose code is for one layout."""
-    return any(
-        isinstance(each, torch.jit.ScriptModule)
-        or each._compiled_call_impl is not None
-        or hasattr(each, "_orig_mod")
-        for each in module.modules()
-    )
 
 
 def _agrees(model: Model, rows: Tensor) -> bool:

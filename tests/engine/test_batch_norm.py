@@ -1,0 +1,357 @@
+"""Batch normalisation that goes backward without its input: the same results, and nothing left."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from pytest_triguard import attacks, attributions
+from pytest_triguard.classifier import Classifier
+from pytest_triguard.engine import batch_norm
+from pytest_triguard.engine.gradients import input_gradient
+from pytest_triguard.engine.objectives import logit
+from tests.attacks import table as attack_table
+from tests.attribution_attacks import table as explanation_table
+from tests.attributions import table as attribution_table
+from tests.metrics import model_table
+from tests.module_state import state_of
+from tests.networks import problem
+
+NODE = "_NormalizedBackward"
+
+
+@pytest.fixture
+def always(monkeypatch):
+    """Let it be used however few the numbers are."""
+    monkeypatch.setattr(batch_norm, "_LEAST", 0)
+
+
+@pytest.fixture
+def with_and_without(monkeypatch):
+    """Run something without and with the gradient by a factor, however few the numbers are."""
+
+    def run(job):
+        found = []
+        for least in (2**62, 0):
+            monkeypatch.setattr(batch_norm, "_LEAST", least)
+            found.append(job())
+        return found
+
+    return run
+
+
+def filled(layer):
+    """Return a layer in evaluation mode with statistics and weights of its own."""
+    generator = torch.Generator().manual_seed(4)
+    for name, each in layer.state_dict().items():
+        if each.is_floating_point():
+            sign = 1.0 if name == "running_var" else -0.5
+            each.copy_(torch.rand(each.shape, generator=generator, dtype=torch.float64) + sign)
+    return layer.eval().requires_grad_(False)
+
+
+def images(*shape, dtype=torch.float64):
+    return torch.rand(shape, generator=torch.Generator().manual_seed(5), dtype=dtype)
+
+
+def held(module):
+    return Classifier(module).prepared()
+
+
+def node_of(layer, inputs):
+    """Return the name of the operator that autograd goes backward through."""
+    return layer(inputs.requires_grad_()).grad_fn.name()
+
+
+# --- one layer ----------------------------------------------------------------------------------
+
+LAYERS = {
+    "flat": (nn.BatchNorm1d(3), (5, 3)),
+    "sequence": (nn.BatchNorm1d(3), (5, 3, 4)),
+    "images": (nn.BatchNorm2d(3), (5, 3, 4, 2)),
+    "volumes": (nn.BatchNorm3d(3), (5, 3, 4, 2, 2)),
+    "no weights": (nn.BatchNorm2d(3, affine=False), (5, 3, 4, 2)),
+    "large eps": (nn.BatchNorm2d(3, eps=0.5), (5, 3, 4, 2)),
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("last", [False, True], ids=["channels first", "channels last"])
+@pytest.mark.parametrize("name", LAYERS)
+def test_a_layer_is_what_it_was(name, last, dtype, always):
+    layer, shape = LAYERS[name]
+    layer, inputs = filled(copy.deepcopy(layer)).to(dtype), images(*shape, dtype=dtype)
+    if last and inputs.ndim == 4:
+        inputs = inputs.contiguous(memory_format=torch.channels_last)
+    weights = inputs.square() - inputs
+    found = []
+    for _ in range(2):
+        points = inputs.clone().requires_grad_()
+        outputs = layer(points)
+        (gradient,) = torch.autograd.grad((outputs * weights).sum(), points)
+        found.append((outputs, gradient))
+        layers = batch_norm.lighten(layer)
+        assert layers in ([layer], [])
+    (outputs, gradient), (again, lighter) = found
+    assert again.grad_fn.name() == NODE != outputs.grad_fn.name()
+    assert torch.equal(outputs, again)
+    assert outputs.stride() == again.stride()
+    assert torch.allclose(gradient, lighter, rtol=4 * torch.finfo(dtype).eps, atol=0)
+    assert gradient.stride() == lighter.stride()
+
+
+@given(
+    variance=st.floats(0.0, 1e6),
+    weight=st.floats(-1e3, 1e3),
+    eps=st.floats(1e-12, 1.0),
+)
+def test_the_gradient_is_the_factor(variance, weight, eps):
+    layer = nn.BatchNorm1d(1, eps=eps, dtype=torch.float64).eval().requires_grad_(False)
+    layer.running_var.fill_(variance)
+    layer.weight.fill_(weight)
+    batch_norm.lighten(layer)
+    points = images(2**16, 1).requires_grad_()
+    outputs = layer(points)
+    assert outputs.grad_fn.name() == NODE
+    (gradient,) = torch.autograd.grad(outputs.sum(), points)
+    expected = torch.tensor(weight / (variance + eps) ** 0.5, dtype=torch.float64)
+    assert torch.allclose(gradient, expected, rtol=1e-12, atol=0)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning")
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+def test_derivatives_of_every_order_are_right(always):
+    layer = filled(nn.BatchNorm2d(3).double())
+    batch_norm.lighten(layer)
+    points = images(2, 3, 2, 2).requires_grad_()
+    assert node_of(layer, points) == NODE
+    assert torch.autograd.gradcheck(layer, points, check_forward_ad=True)
+    assert torch.autograd.gradgradcheck(lambda each: layer(each) ** 3, points)
+
+
+def test_a_layer_can_be_called_on_each_sample(always):
+    layer, inputs = filled(nn.BatchNorm2d(3).double()), images(4, 3, 2, 2)
+
+    def total(sample):
+        return (layer(sample.unsqueeze(0)) ** 2).sum()
+
+    jobs = (
+        lambda: torch.func.vmap(torch.func.grad(total))(inputs),
+        lambda: torch.func.vmap(lambda each: layer(each.unsqueeze(0)))(inputs.requires_grad_()),
+    )
+    expected = [job() for job in jobs]
+    batch_norm.lighten(layer)
+    for job, known in zip(jobs, expected, strict=True):
+        assert torch.allclose(job(), known, rtol=1e-12)
+
+
+# --- where it is used ---------------------------------------------------------------------------
+
+
+class Hidden(nn.Module):
+    """A layer in a network whose output shows what it went through."""
+
+    def __init__(self, layer):
+        super().__init__()
+        self.layer, self.head = layer, nn.Linear(layer.num_features, 2)
+        self.nodes = []
+
+    def forward(self, inputs):
+        hidden = self.layer(inputs)
+        self.nodes.append(None if hidden.grad_fn is None else hidden.grad_fn.name())
+        return self.head(hidden.mean((2, 3)).to(self.head.weight.dtype))
+
+
+def nodes(module, inputs):
+    """Return what the first layer went backward through while the module was held."""
+    with held(module) as model:
+        input_gradient(model, inputs, torch.zeros(len(inputs), dtype=torch.int64), logit)
+    return module.nodes[-1]
+
+
+def large(dtype=torch.float32):
+    return images(4, 4, 64, 64, dtype=dtype)
+
+
+def test_it_is_used_where_numbers_are_many():
+    assert nodes(Hidden(nn.BatchNorm2d(4)), large()) == NODE
+    assert nodes(Hidden(nn.BatchNorm2d(4)), large()[:3]) == "NativeBatchNormBackward0"
+
+
+class OwnLayer(nn.BatchNorm2d):
+    """A layer of the user's, which may do anything."""
+
+
+def _learning():
+    layer = nn.BatchNorm2d(4)
+    layer.weight = None
+    layer.register_forward_pre_hook(
+        lambda each, _: setattr(each, "bias", nn.Parameter(torch.zeros(4)))
+    )
+    return layer
+
+
+def _coarse():
+    layer = nn.BatchNorm2d(4)
+    layer.register_forward_pre_hook(lambda _, given: (given[0].bfloat16(),))
+    return layer
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [OwnLayer(4), nn.SyncBatchNorm(4), nn.InstanceNorm2d(4), _learning(), _coarse()],
+    ids=["the user's own", "of many processes", "of instances", "learns", "of another dtype"],
+)
+def test_other_layers_stay_as_they_are(layer):
+    module = Hidden(layer)
+    assert nodes(module, large()) != NODE
+
+
+def test_it_is_not_used_while_somebody_looks_on():
+    class Looking(torch.overrides.TorchFunctionMode):
+        def __init__(self):
+            super().__init__()
+            self.names = []
+
+        def __torch_function__(self, func, types, args=(), kwargs=None):
+            self.names.append(getattr(func, "__name__", ""))
+            return func(*args, **(kwargs or {}))
+
+    layer = filled(nn.BatchNorm2d(4))
+    batch_norm.lighten(layer)
+    with Looking() as looking:
+        assert node_of(layer, large()) == "NativeBatchNormBackward0"
+    assert "batch_norm" in looking.names
+    with torch.no_grad():
+        assert layer(large().requires_grad_()).grad_fn is None
+
+
+def test_a_layer_that_wants_another_shape_says_so():
+    layer = filled(nn.BatchNorm1d(4))
+    batch_norm.lighten(layer)
+    with pytest.raises(ValueError, match="expected 2D or 3D input"):
+        layer(large().requires_grad_())
+
+
+class Twice(Hidden):
+    """A network that keeps nothing of its layer, and computes it again on the way back."""
+
+    def forward(self, inputs):
+        hidden = checkpoint(self.layer, inputs, use_reentrant=False)
+        return self.head(hidden.mean((2, 3)))
+
+
+def test_a_network_may_compute_its_layers_twice():
+    module, points = Twice(filled(nn.BatchNorm2d(4))), large().requires_grad_()
+    (expected,) = torch.autograd.grad(module(points)[:, 0].sum(), points)
+    with held(module) as model:
+        found, _ = input_gradient(model, points, torch.zeros(4, dtype=torch.int64), logit)
+    assert torch.allclose(found, expected)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning")
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+def test_what_was_compiled_is_left_alone():
+    layer = filled(nn.BatchNorm2d(4))
+    assert batch_norm.lighten(torch.jit.trace(layer, large(), check_trace=False)) == []
+    compiled = nn.Sequential(layer)
+    compiled._compiled_call_impl = compiled._call_impl
+    assert batch_norm.lighten(compiled) == []
+    assert "forward" not in vars(layer)
+
+
+# --- what is left -------------------------------------------------------------------------------
+
+
+def test_nothing_is_left_behind():
+    module = Hidden(nn.BatchNorm2d(4))
+    before = state_of(module)
+    with held(module):
+        assert "forward" in vars(module.layer)
+    assert state_of(module) == before
+    with pytest.raises(RuntimeError, match="on fire"), held(module):
+        raise RuntimeError("on fire")
+    assert state_of(module) == before
+
+
+def test_two_classifiers_hold_one_network():
+    module = Hidden(nn.BatchNorm2d(4))
+    with held(module):
+        with held(module):
+            pass
+        assert "forward" in vars(module.layer)
+    assert "forward" not in vars(module.layer)
+
+
+def test_a_layer_with_a_forward_of_its_own_keeps_it():
+    layer = nn.BatchNorm2d(4)
+    layer.forward = own = lambda inputs: inputs * 2
+    module = Hidden(layer)
+    with held(module):
+        assert layer.forward is own
+    assert layer.forward is own
+
+
+def test_a_copy_of_a_held_network_is_its_own(always):
+    layer = filled(nn.BatchNorm2d(4).double())
+    batch_norm.lighten(layer)
+    for copied in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):
+        copied.running_mean.add_(1.0)
+        points = large(torch.float64)
+        assert not torch.allclose(copied(points), layer(points))
+        batch_norm.restore([copied])
+        assert "forward" not in vars(copied)
+
+
+# --- the same results everywhere ----------------------------------------------------------------
+
+
+@attribution_table.every_row
+def test_attributions_are_the_same(row, with_and_without):
+    subject, inputs, labels = problem("conv", 4) if row.home == "conv" else row.problem(4)
+    first, second = with_and_without(
+        lambda: row.method()(Classifier(subject.module), inputs, targets=labels)
+    )
+    assert attribution_table.close(first, second, 1e-8)
+
+
+@attack_table.every_row
+def test_attacks_are_the_same(row, with_and_without):
+    subject, inputs, labels = problem("conv", 4)
+    first, second = with_and_without(
+        lambda: attacks.get(row.name, **{"eps": 0.04} | row.few)(
+            Classifier(subject.module), inputs, labels
+        )
+    )
+    assert attack_table.same(first, second, 1e-8)
+
+
+@explanation_table.every_row
+def test_attacks_on_explanations_are_the_same(row, with_and_without):
+    subject, inputs, labels = problem("conv", 3)
+    first, second = with_and_without(
+        lambda: row.attack()(Classifier(subject.module), inputs, labels)
+    )
+    assert explanation_table.same(first, second, 1e-8)
+
+
+@pytest.mark.parametrize("row", model_table.TABLE, ids=lambda row: row.name)
+def test_metrics_are_the_same(row, with_and_without):
+    subject, inputs, labels = problem("conv", 4)
+    first, second = with_and_without(
+        lambda: row.metric()(inputs - 0.5, Classifier(subject.module), inputs, labels)
+    )
+    assert torch.allclose(first, second, atol=1e-9)
+
+
+def test_explanations_by_name_use_it(always):
+    module = Hidden(filled(nn.BatchNorm2d(4)))
+    attributions.get("saliency")(Classifier(module), large()[:, :, :4, :4])
+    assert module.nodes[-1] == NODE
