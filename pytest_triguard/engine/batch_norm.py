@@ -46,6 +46,11 @@ def lighten(module: nn.Module) -> list[nn.Module]:
     return layers
 
 
+def lightened(layer: nn.Module) -> bool:
+    """Return whether a layer is one of those that `lighten` changed."""
+    return getattr(vars(layer).get("forward"), "__func__", None) is forward
+
+
 def restore(layers: Iterable[nn.Module]) -> None:
     """Put layers back as they were before `lighten`."""
     for each in layers:
@@ -63,6 +68,7 @@ def forward(layer: nn.BatchNorm2d, input: Tensor) -> Tensor:
         or variance is None
         or has_torch_function_unary(input)  # somebody has rules of their own, or looks on
         or torch.compiler.is_compiling()
+        or torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
         or not _held_still(input, mean, variance, layer.weight, layer.bias)
     ):
         return type(layer).forward(layer, input)

@@ -41,7 +41,8 @@ def refuse_unfaithful(network: Network, model: Model, points: Tensor) -> None:
     if bounds.shape != logits.shape or bool(outside(network, bounds, logits).any()):
         raise Unsupported(
             f"the captured graph of {type(model.module).__name__} does not compute what the module "
-            "computes; its forward depends on something other than its input"
+            "computes; its forward depends on something other than its input, or it rounds by "
+            "more than its logits are held to"
         )
 
 

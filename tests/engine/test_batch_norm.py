@@ -274,8 +274,10 @@ def test_nothing_is_left_behind():
     module = Hidden(nn.BatchNorm2d(4))
     before = state_of(module)
     with held(module):
-        assert "forward" in vars(module.layer)
+        assert batch_norm.lightened(module.layer)
+        assert not batch_norm.lightened(module.head)
     assert state_of(module) == before
+    assert not batch_norm.lightened(module.layer)
     with pytest.raises(RuntimeError, match="on fire"), held(module):
         raise RuntimeError("on fire")
     assert state_of(module) == before
@@ -296,6 +298,7 @@ def test_a_layer_with_a_forward_of_its_own_keeps_it():
     module = Hidden(layer)
     with held(module):
         assert layer.forward is own
+        assert not batch_norm.lightened(layer)
     assert layer.forward is own
 
 

@@ -142,13 +142,28 @@ def cancelling(size=1e8):
     return Classifier(nn.Sequential(nn.Flatten(), first, last))
 
 
+def tent():
+    """Return the network before, of an x that is 0 at both ends of [0, 1] and 0.5 in the middle.
+
+    At the ends, where the graph is held against the module, nothing is rounded in any order.
+    """
+    first, second = nn.Linear(1, 3), nn.Linear(3, 1)
+    with torch.no_grad():
+        first.weight.fill_(1.0)
+        first.bias.copy_(torch.tensor([0.0, -0.5, 0.0]))
+        second.weight.copy_(torch.tensor([[1.0, -2.0, 0.0]]))
+        second.bias.zero_()
+    flat, *last = cancelling().module
+    return Classifier(nn.Sequential(flat, first, nn.ReLU(), second, *last))
+
+
 def test_an_exact_margin_that_rounding_takes_away_is_proven_in_real_arithmetic_alone():
-    subject, clean, label = cancelling(), torch.zeros(1, 1, 1, 1), torch.zeros(1, dtype=torch.int64)
+    subject, clean, label = tent(), torch.zeros(1, 1, 1, 1), torch.zeros(1, dtype=torch.int64)
     orders = []
     with torch.no_grad():
         for seed in range(6):
             with Ordered(seed):
-                orders.append(int(subject(torch.ones(1, 1, 1, 1)).argmax()))
+                orders.append(int(subject(torch.full((1, 1, 1, 1), 0.25)).argmax()))
     assert 1 in orders
     found = {
         arithmetic: verification.verify(
@@ -160,6 +175,18 @@ def test_an_exact_margin_that_rounding_takes_away_is_proven_in_real_arithmetic_a
     assert found["float32"].status == ("unknown",)
     assert found["float32"].slack.tolist() == [0.0]
     assert found["float32"].arithmetic == "float32"
+
+
+def test_a_module_that_rounds_its_margin_away_where_it_is_looked_at_is_not_proven():
+    subject, label = cancelling(), torch.zeros(1, dtype=torch.int64)
+    ends = torch.tensor([0.0, 1.0]).view(-1, 1, 1, 1)
+    for seed in range(6):
+        with Ordered(seed):
+            found = verification.verify(subject, ends[:1], label, eps=1.0, method="crown")
+            wrong = subject(ends).argmax(1).any()
+        assert found.status == (("unsupported",) if wrong else ("proven",))
+        if wrong:
+            assert "or it rounds by more" in found.reason[0]
 
 
 @pytest.mark.parametrize("size", [1e3, 1e5, 1e6])
