@@ -121,17 +121,23 @@ class BIG(AlongLines):
         batch = with_logits(model, batch)
         labels = known_logits(batch).argmax(1)
         samples = replace(batch, labels=labels, targets=None)
-        found = self._bisected(model, batch, self._in_balls(model, samples), labels)
-        if not self.cw_steps:
-            return found
-        other = self._bisected(model, batch, self._by_cw(model, samples), labels)
-        near, far = (_distance(each, batch.inputs) for each in (other, found))
-        return torch.where(per_row(near < far, found), other, found)
+        searches = [self._in_balls, self._by_cw] if self.cw_steps else [self._in_balls]
+        found, without = zip(*(search(model, samples) for search in searches), strict=True)
+        starts = self._bisected(model, batch.inputs, labels, torch.stack(found), without)
+        near = starts[0]
+        for other in starts[1:]:
+            nearer = _distance(other, batch.inputs) < _distance(near, batch.inputs)
+            near = torch.where(per_row(nearer, near), other, near)
+        return near
 
-    def _in_balls(self, model: Model, samples: Batch) -> Tensor:
-        """Return where the prediction changes in the smallest ball, or the samples."""
+    def _in_balls(self, model: Model, samples: Batch) -> tuple[Tensor, list[int]]:
+        """Return where the prediction changes in the smallest ball, and the places of the others.
+
+        Those stay where they are.
+        """
         found, left = samples.inputs.clone(), samples
         places = {position: place for place, position in enumerate(samples.positions)}
+        lost: list[int] = []
         for eps in self.eps:
             attack = BIM(
                 eps=eps, norm="l2", step_size=2 * eps / self.steps, steps=self.steps, loss=self.loss
@@ -140,29 +146,51 @@ class BIG(AlongLines):
             if not lost:
                 break
             left = samples.pick(lost)
-        return found
+        return found, lost
 
-    def _by_cw(self, model: Model, samples: Batch) -> Tensor:
-        """Return what C&W finds, or the samples."""
+    def _by_cw(self, model: Model, samples: Batch) -> tuple[Tensor, list[int]]:
+        """Return what C&W finds, and the places of the samples where it finds nothing."""
         found = samples.inputs.clone()
         places = {position: place for place, position in enumerate(samples.positions)}
         attack = CW(eps=_CW_EPS, steps=self.cw_steps, searches=1, constant=1.0, stop="never")
-        _put(found, attack.stream(model, [samples]), places)
-        return found
+        return found, _put(found, attack.stream(model, [samples]), places)
 
     @torch.no_grad()
-    def _bisected(self, model: Model, batch: Batch, found: Tensor, labels: Tensor) -> Tensor:
-        """Return the points nearest to the samples, on the lines to what was found, that cross."""
-        inputs = batch.inputs
+    def _bisected(
+        self,
+        model: Model,
+        inputs: Tensor,
+        labels: Tensor,
+        found: Tensor,
+        without: Sequence[list[int]],
+    ) -> Tensor:
+        """Return the points nearest to the samples, on the lines to what was found, that cross.
+
+        Args:
+            model: The network.
+            inputs: `(n, C, H, W)` samples.
+            labels: `(n,)` their predictions.
+            found: `(searches, n, C, H, W)` points; overwritten.
+            without: For each search, the places of the samples for which it found nothing.
+        """
+        count, flat = len(inputs), found.flatten(0, 1)
+        lost = {search * count + place for search, some in enumerate(without) for place in some}
+        rows = [row for row in range(len(flat)) if row not in lost]
+        if not rows or not self.halvings:
+            return found
+        which = torch.tensor(rows).to(found.device, non_blocking=True)
+        inputs, labels = inputs[which % count], labels[which % count]
+        ends = flat[which]
         crossed = torch.ones_like(inputs[:, 0, 0, 0])
         kept = torch.zeros_like(crossed)
         for _ in range(self.halvings):
             middle = (kept + crossed) / 2
-            points = torch.lerp(inputs, found, per_row(middle, inputs))
+            points = torch.lerp(inputs, ends, per_row(middle, inputs))
             stays = model.predict(points) == labels
             kept = torch.where(stays, middle, kept)
             crossed = torch.where(stays, crossed, middle)
-        return torch.lerp(inputs, found, per_row(crossed, inputs))
+        nearest = torch.lerp(inputs, ends, per_row(crossed, inputs))
+        return flat.index_copy_(0, which, nearest).view(found.shape)
 
 
 def _put(found: Tensor, outcomes: Iterable[Outcome], places: dict[int, int]) -> list[int]:

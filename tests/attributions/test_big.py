@@ -109,6 +109,31 @@ def test_what_lies_beyond_the_balls_is_found_by_cw():
     assert (network(both).argmax(1) != network(inputs).argmax(1)).all()
 
 
+def test_bisection_takes_what_all_searches_found_at_once_and_nothing_else():
+    subject, inputs, _ = problem("conv", 6)
+    method = attributions.get("big", **QUICK, halvings=7)
+    known = boundary_of(method, subject, inputs)
+    calls = []
+    subject.module.register_forward_hook(lambda layer, given, _: calls.append(len(given[0])))
+    with subject.prepared() as model, torch.no_grad():
+        labels = model.predict(inputs)
+        found = torch.stack([known, inputs.flip(0)])
+        calls.clear()
+        nearest = method._bisected(model, inputs, labels, found.clone(), ([1, 4], [0, 2, 3, 5]))
+        assert calls == [6] * 7
+        assert torch.equal(nearest[0, [1, 4]], found[0, [1, 4]])
+        assert torch.equal(nearest[1, [0, 2, 3, 5]], found[1, [0, 2, 3, 5]])
+        lengths = [
+            l2_norm(each[0, [0, 2, 3, 5]] - inputs[[0, 2, 3, 5]]) for each in (nearest, found)
+        ]
+        assert (lengths[0] <= lengths[1]).all()
+        calls.clear()
+        everyone = list(range(6))
+        unmoved = method._bisected(model, inputs, labels, found.clone(), (everyone, everyone))
+        assert torch.equal(unmoved, found)
+        assert calls == []
+
+
 def test_the_chunk_does_not_matter_to_the_boundary():
     subject, inputs, _ = problem("conv", 5)
     found = []

@@ -14,8 +14,10 @@ import torch
 from torch import Tensor
 
 from pytest_triguard import attacks, attributions
+from pytest_triguard.attributions import Attribution
 from pytest_triguard.classifier import Classifier
 from pytest_triguard.engine.objectives import logit
+from pytest_triguard.running import running
 from tests.benchmarks import cams, captum_settings, curves, shared
 from tests.benchmarks.bare import SIZES, Bare
 from tests.benchmarks.networks import CLASSES, SHAPES, network
@@ -34,12 +36,14 @@ class Passes:
         forwards: Forward alone.
         again: Backward once more, through the graph of one of the gradients.
         in_turn: Whether each needs the one before, so that they share no batch.
+        counted: Whether forward passes depend on what the method finds, and are counted.
     """
 
     gradients: int
     forwards: int = 0
     again: int = 0
     in_turn: bool = False
+    counted: bool = False
 
     @property
     def work(self) -> float:
@@ -113,7 +117,7 @@ def cases(scene: Scene) -> list[Case]:
         (
             "big",
             {"eps": (_STILL,), "steps": many // 5, "cw_steps": many // 5, "points": many // 2},
-            Passes(2 * (many // 5) + many // 2, forwards=43, in_turn=True),
+            Passes(2 * (many // 5) + many // 2, forwards=23, in_turn=True, counted=True),
         ),
         ("attexplore", mim, Passes(many)),
         ("attexplore_plus_plus", {"attack": gra}, Passes(many + many // 10)),
@@ -162,6 +166,8 @@ class Subject:
         inputs, labels = pictures(self.scene, count)
         bare = Bare(self.module, inputs, labels, logit)
         attribution = attributions.get(method, **parameters)
+        if passes.counted:
+            passes = replace(passes, forwards=self.forwards(attribution, inputs, labels))
         found = pairs(
             lambda: loop(bare, passes, self.batch),
             lambda: attribution(self.classifier, inputs, labels),
@@ -177,6 +183,15 @@ class Subject:
             f"{self.chunk}",
         )
 
+    def forwards(self, attribution: Attribution, inputs: Tensor, labels: Tensor) -> int:
+        """Return the forward passes of an image that no backward pass goes with."""
+        with running(self.classifier, inputs, targets=labels) as run:
+            before = run.model.passes.copy()
+            for _ in attribution.stream(run.model, run.samples):
+                pass
+            spent = run.model.passes - before
+        return round((spent.forward - spent.backward) / len(inputs))
+
 
 def pictures(scene: Scene, count: int) -> tuple[Tensor, Tensor]:
     """Return random images in [0, 1] and random labels."""
@@ -187,8 +202,12 @@ def pictures(scene: Scene, count: int) -> tuple[Tensor, Tensor]:
 
 def loop(bare: Bare, passes: Passes, batch: int) -> None:
     """Run the passes and nothing else, those of one image in one batch where they may be."""
-    replace(bare, inputs=bare.inputs.repeat(passes.forwards, 1, 1, 1)).predict(batch)
     times = 1 if passes.in_turn else passes.gradients
+    if passes.in_turn:
+        for _ in range(passes.forwards):
+            bare.predict(batch)
+    else:
+        replace(bare, inputs=bare.inputs.repeat(passes.forwards, 1, 1, 1)).predict(batch)
     inputs, classes = bare.inputs.repeat(times, 1, 1, 1), bare.classes.repeat(times)
     for some, own in zip(inputs.split(batch), classes.split(batch), strict=True):
         for _ in range(passes.gradients if passes.in_turn else 1):
