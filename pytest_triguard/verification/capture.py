@@ -211,12 +211,14 @@ def _refuse_hooks(graph: Graph) -> None:
 def _does_more(module: nn.Module) -> bool:
     """Return whether a module does more than its class says."""
     everywhere = nn.modules.module
+    # What its class does may also be changed in a method that `forward` calls.
+    own = {name for name in vars(module) if callable(getattr(type(module), name, None))}
     return bool(
         module._forward_hooks
         or module._forward_pre_hooks
         or everywhere._global_forward_hooks
         or everywhere._global_forward_pre_hooks
-        or ("forward" in vars(module) and not lightened(module))
+        or (own - {"forward"} if lightened(module) else own)
     )
 
 

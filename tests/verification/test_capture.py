@@ -181,6 +181,58 @@ def test_a_misclassified_sample_is_falsified_whatever_the_module():
     assert result.status == ("unsupported", "falsified", "unsupported")
 
 
+class Difference(nn.Module):
+    """Ten times the difference of two pixels, and what is made of it, as two logits.
+
+    A pixel up and the other down moves it; both up, or both down, leave it as it is.
+    """
+
+    def __init__(self, act, logits):
+        super().__init__()
+        self.act = act
+        self.logits = logits
+
+    def forward(self, inputs):
+        value = 10 * (inputs[:, :, :, :1] - inputs[:, :, :, 1:])
+        return torch.cat([each.amax((2, 3)) for each in self.logits(value, self.act(value))], 1)
+
+
+def changed(module, **attributes):
+    for name, value in attributes.items():
+        setattr(module, name, value)
+    return module
+
+
+@pytest.mark.parametrize(
+    ("act", "logits", "image", "move"),
+    [
+        (
+            changed(nn.ReLU6(), max_val=3.0),
+            lambda value, found: (found, value - 0.05),
+            [0.6, 0.31],
+            [0.02, -0.02],
+        ),
+        (
+            changed(nn.ZeroPad2d((0, 1, 0, 0)), value=3.0),
+            lambda value, found: (value + 0.05, found),
+            [0.62, 0.31],
+            [-0.02, 0.02],
+        ),
+    ],
+    ids=["ReLU6", "ZeroPad2d"],
+)
+@pytest.mark.parametrize("method", ["ibp", "crown", "branch_and_bound"])
+def test_what_was_set_on_a_module_counts_where_no_probed_point_shows_it(
+    act, logits, image, move, method
+):
+    subject = Classifier(Difference(act, logits).eval())
+    inputs, labels = torch.tensor(image).view(1, 1, 1, 2), torch.tensor([0])
+    assert subject(inputs).argmax(1) == labels
+    assert subject(inputs + torch.tensor(move)).argmax(1) != labels
+    result = verification.verify(subject, inputs, labels, eps=0.03, method=method)
+    assert result.status[0] in ("unknown", "falsified")
+
+
 @pytest.mark.parametrize("kind", ["hook", "pre-hook", "own forward", "global", "global pre-hook"])
 def test_a_module_that_does_more_than_its_class_says_is_not_trusted(kind):
     module = Body(lambda self, x: self.act(x), act=nn.ReLU())
@@ -209,6 +261,18 @@ def hooked_everywhere(kind):
         yield
     finally:
         handle.remove()
+
+
+def test_a_module_with_a_method_of_its_own_is_not_trusted():
+    first = nn.Conv2d(1, 3, (2, 3))
+    plain = first._conv_forward
+
+    def gained(inputs, weight, bias):
+        return plain(inputs, weight, bias) * (1 + (inputs > 2).sum())  # no valid input is
+
+    first._conv_forward = gained
+    told = reason(nn.Sequential(first, nn.Flatten()))
+    assert "Conv2d in module '0' has a hook or a forward of its own" in told
 
 
 def test_hooks_of_modules_that_are_traced_through_are_in_the_graph():

@@ -146,7 +146,7 @@ _LEAKY_RELU = Rule(
     arguments=taken("negative_slope"),
     mixing="none",
 )
-_RELU6 = Rule(**activations.RELU6, arguments=no_arguments)
+_RELU6 = Rule(**activations.RELU6)
 _HARDTANH = Rule(**activations.HARDTANH, arguments=taken("min_val", "max_val"))
 _HARDSIGMOID = Rule(**activations.HARDSIGMOID, arguments=no_arguments)
 _CLAMP = Rule(**activations.CLAMP)
@@ -265,7 +265,7 @@ _MODULES: dict[type[nn.Module], Rule] = {
     nn.BatchNorm1d: BATCH_NORM,
     nn.BatchNorm2d: BATCH_NORM,
     nn.ReLU: _RELU,
-    nn.ReLU6: _RELU6,
+    nn.ReLU6: _HARDTANH,  # with the limits that it holds, which need not be 0 and 6
     nn.LeakyReLU: _LEAKY_RELU,
     nn.Hardtanh: _HARDTANH,
     nn.Hardsigmoid: _HARDSIGMOID,

@@ -153,8 +153,8 @@ def unflatten_arguments(module: nn.Unflatten) -> dict[str, Any]:
 
 
 def zero_pad_arguments(module: nn.ZeroPad2d) -> dict[str, Any]:
-    """Return the arguments of a module that surrounds images with zeros."""
-    return {"pad": module.padding}
+    """Return the arguments of a module that surrounds images, with zeros unless it was changed."""
+    return {"pad": module.padding, "value": module.value}
 
 
 MOVEDIM = moving(_movedim)
