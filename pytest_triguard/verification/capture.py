@@ -47,11 +47,18 @@ class Graph:
         nodes: Operators in the order in which they run, placeholder first, output last.
         last_use: Nodes whose value nothing needs after a node.
         root: What the paths in the nodes start from.
+        composed: Whether some operators stand for others, which they are composed of.
     """
 
     nodes: list[fx.Node]
     last_use: dict[fx.Node, list[fx.Node]]
     root: nn.Module
+    composed: bool = False
+
+    def run(self, inputs: Tensor) -> object:
+        """Return what the graph computes."""
+        result: object = fx.Interpreter(self.root, graph=self.nodes[0].graph).run(inputs)
+        return result
 
     def attribute(self, node: fx.Node) -> Any:
         """Return the submodule, parameter or buffer that a node names."""
@@ -109,7 +116,7 @@ def capture(module: nn.Module) -> Graph:
         raise Unsupported(
             f"the module {type(module).__name__} cannot be captured as a graph: {reason}"
         ) from error
-    graph = Graph(nodes, _last_use(nodes), root)
+    graph = Graph(nodes, _last_use(nodes), root, tracer.composed)
     _refuse_hooks(graph)
     _refuse_stale_reads(graph)
     return graph
@@ -146,6 +153,8 @@ class _Proxy(fx.Proxy):
 
 
 class _Tracer(fx.Tracer):
+    composed = False
+
     def proxy(self, node: fx.Node) -> fx.Proxy:
         return _Proxy(node, self)
 
@@ -173,8 +182,10 @@ class _Tracer(fx.Tracer):
                     raise Unsupported(
                         f"operator {name} in {target!r} has a hook or its own forward"
                     )
+                self.composed = True
                 return compose(module, *args, **kwargs)
         elif kind in ("call_function", "call_method") and target in COMPOSED:
+            self.composed = True
             return COMPOSED[target](*args, **kwargs)
         return super().create_proxy(kind, target, args, kwargs, *more, **others)
 

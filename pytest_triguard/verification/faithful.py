@@ -8,6 +8,7 @@ from torch import Tensor
 from pytest_triguard.engine.devices import is_host
 from pytest_triguard.engine.model import Model
 from pytest_triguard.verification.float32 import refuse_other_arithmetic
+from pytest_triguard.verification.followed import operators
 from pytest_triguard.verification.intervals import Interval
 from pytest_triguard.verification.network import FAITHFUL, Network
 from pytest_triguard.verification.operators import Unsupported
@@ -20,6 +21,7 @@ def refuse_unfaithful(network: Network, model: Model, points: Tensor) -> None:
     """Refuse a graph that is not the module, judged at some points; they are not counted as passes.
 
     Catches what tracing froze: values that depend on a global, on a count of calls or on a shape.
+    Catches ways that only tracing takes: there, the module applies other operators.
 
     Args:
         network: The captured module.
@@ -27,7 +29,8 @@ def refuse_unfaithful(network: Network, model: Model, points: Tensor) -> None:
         points: `(n, C, H, W)` inputs on the model's device.
 
     Raises:
-        Unsupported: If the bounds at a point are not the module's logits there.
+        Unsupported: If the bounds at a point are not the module's logits there, or other operators
+            lead to them.
         InputError: If the bounds are to hold for a module that rounds otherwise than they assume.
     """
     if network.unit is not None:
@@ -44,6 +47,19 @@ def refuse_unfaithful(network: Network, model: Model, points: Tensor) -> None:
             "computes; its forward depends on something other than its input, or it rounds by "
             "more than its logits are held to"
         )
+    if not (network.graph.composed or _same_operators(network, model, points[:1])):
+        raise Unsupported(
+            f"the captured graph of {type(model.module).__name__} applies other operators than the "
+            "module; its forward may ask what kind of object a value is"
+        )
+
+
+def _same_operators(network: Network, model: Model, row: Tensor) -> bool:
+    """Return whether the graph applies the same operators to a sample as the module."""
+    seen = model.normalized(row)
+    with model.outside:
+        own = operators(model.module, seen)
+        return operators(network.graph.run, seen) == own
 
 
 def outside(network: Network, bounds: Interval, logits: Tensor) -> Tensor:

@@ -233,6 +233,38 @@ def test_what_was_set_on_a_module_counts_where_no_probed_point_shows_it(
     assert result.status[0] in ("unknown", "falsified")
 
 
+class Asking(nn.Module):
+    """Asks what kind of object a value is: a tensor is capped, what is traced instead is not."""
+
+    def __init__(self, asks):
+        super().__init__()
+        self.asks = asks
+
+    def forward(self, value):
+        return torch.where(value > 3.0, 3.0, value) if self.asks(value) else value
+
+
+@pytest.mark.parametrize(
+    "asks",
+    [
+        torch.is_tensor,
+        lambda value: isinstance(value, torch.Tensor),
+        lambda value: type(value) is torch.Tensor,
+    ],
+    ids=["is_tensor", "isinstance", "type"],
+)
+@pytest.mark.parametrize("method", ["crown", "branch_and_bound"])
+def test_a_module_that_goes_another_way_while_it_is_traced_is_refused(asks, method):
+    subject = Classifier(Difference(Asking(asks), lambda value, found: (found, value - 0.05)))
+    inputs, labels = torch.tensor([0.6, 0.31]).view(1, 1, 1, 2), torch.tensor([0])
+    # No point that the graph is held against shows it: both pixels up, or both down.
+    assert subject(inputs).argmax(1) == subject(inputs + 0.03).argmax(1) == labels
+    assert subject(inputs + torch.tensor([0.02, -0.02])).argmax(1) != labels
+    result = verification.verify(subject, inputs, labels, eps=0.03, method=method)
+    assert result.status == ("unsupported",)
+    assert "may ask what kind of object a value is" in result.reason[0]
+
+
 @pytest.mark.parametrize("kind", ["hook", "pre-hook", "own forward", "global", "global pre-hook"])
 def test_a_module_that_does_more_than_its_class_says_is_not_trusted(kind):
     module = Body(lambda self, x: self.act(x), act=nn.ReLU())
