@@ -37,7 +37,7 @@ class BackwardRules(TorchFunctionMode):
     ) -> Any:
         """Hand on what carries no gradient."""
         kwargs = kwargs or {}
-        if any(carries_gradient(each) for each in args):
+        if any(carries_gradient(each) for each in (*args, *kwargs.values())):
             return self.apply(func, args, kwargs)
         return func(*args, **kwargs)
 

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pytest_triguard.engine import checkpoints
 from pytest_triguard.engine.backward_rules import (
     BackwardRules,
     Function,
@@ -34,6 +35,10 @@ _ELEMENTWISE = frozenset(_NAMES.split())
 _LARGEST = frozenset((*MAXIMA, "amin"))
 _BILINEAR = frozenset(("mul", "multiply", "matmul", "bmm", "mm"))
 _QUOTIENTS = frozenset(("div", "divide", "true_divide"))
+_SOFTMAX = frozenset(("softmax", "log_softmax"))
+_RULED = _ELEMENTWISE | _LARGEST | _BILINEAR | _QUOTIENTS | _SOFTMAX | {"pow"}
+_PLACES = (("input",), ("other", "exponent", "mat2"))
+"""Names of the first two arguments of operators that have rules."""
 _READS = frozenset({"item", "tolist", "__bool__", "__float__", "__int__"})
 _SHAPES_ONLY = ("_like", "new_")
 """Parts of the names of operators that take no more than a shape from a tensor."""
@@ -73,10 +78,14 @@ class Rescale(BackwardRules):
         Args:
             shared: Whether one row stands for the references of all samples. Where the network
                 does not keep them in the first dimension, its samples will raise `NotByRows`.
+
+        Raises:
+            ModelError: If the network computes a part of itself again on the way back, where the
+                rules would not hold.
         """
         self._read, self._next, self._reading, self._shared = [], 0, True, shared
         try:
-            with self:
+            with checkpoints.refused(self._method), self:
                 yield
         finally:
             self._reading = False
@@ -84,6 +93,10 @@ class Rescale(BackwardRules):
     def apply(self, func: Function, args: Any, kwargs: dict[str, Any]) -> Any:
         """Return what an operator gives, its multipliers attached."""
         name = operator_name(func)
+        if name in _RULED:
+            args, kwargs = _by_place(args, kwargs)
+        if kwargs.get("rounding_mode") is not None:
+            raise ModelError(f"{self._method} has no rule for the operator {name} where it rounds")
         rule = self._rule(name, args)
         if rule is not None:
             if self.before_rule is not None:
@@ -103,7 +116,7 @@ class Rescale(BackwardRules):
             return self._elementwise
         if name in _LARGEST:
             return self._largest
-        if name in ("softmax", "log_softmax"):
+        if name in _SOFTMAX:
             return self._softmax
         both = len(args) > 1 and all(map(carries_gradient, args[:2]))
         if name in _BILINEAR and both:
@@ -191,6 +204,8 @@ class Rescale(BackwardRules):
         """Take a softmax for what it is made of: exponentials, their sum, and a product."""
         values, name = args[0], operator_name(func)
         dim = kwargs["dim"] if "dim" in kwargs else args[1]
+        if dim is None:  # what torch takes then, with a warning
+            dim = 0 if values.ndim in (0, 1, 3) else 1
         own, reference = values.detach(), self._beside(name, values)
         shift = torch.maximum(own.amax(dim, keepdim=True), reference.amax(dim, keepdim=True))
         powers, others = (own - shift).exp(), (reference - shift).exp()
@@ -205,6 +220,16 @@ class Rescale(BackwardRules):
             parts = parts + (powers + others) / 2 * slope * (values * factor).sum(dim, keepdim=True)
         result: Tensor = func(own, *args[1:], **kwargs)
         return _stand(parts, result)
+
+
+def _by_place(args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """Return the arguments of an operator with the first two in their places, not by name."""
+    placed, named = list(args), dict(kwargs)
+    for place, names in enumerate(_PLACES):
+        found = [name for name in names if name in named]
+        if len(placed) == place and found:
+            placed.append(named.pop(found[0]))
+    return tuple(placed), named
 
 
 def _kept(values: Tensor, result: Tensor, overwrites: bool) -> Tensor:

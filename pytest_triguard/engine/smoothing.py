@@ -22,6 +22,7 @@ from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
+from pytest_triguard.engine import checkpoints
 from pytest_triguard.engine.model import Model
 
 
@@ -41,12 +42,17 @@ class Surrogate(Model):
         self._beta = beta
 
     def logits(self, inputs: Tensor) -> Tensor:
-        """Return the logits, `(N, K)`, of inputs `(N, C, H, W)` in the user's space."""
+        """Return the logits, `(N, K)`, of inputs `(N, C, H, W)` in the user's space.
+
+        Raises:
+            ModelError: As that of the network; and if it computes a part of itself again on the
+                way back, where its activations would not be smooth.
+        """
         # The fused kernels of attention have no second derivative.
         with sdpa_kernel(SDPBackend.MATH):
             if self._beta is None:
                 return super().logits(inputs)
-            with Softplus(self._beta):
+            with checkpoints.refused("a smooth stand-in for a network"), Softplus(self._beta):
                 return super().logits(inputs)
 
 
@@ -67,7 +73,12 @@ class Softplus(TorchFunctionMode):
         """Call a function of torch, or the smooth one in its place."""
         kwargs = kwargs or {}
         smooth = _SMOOTH.get(func)
-        found = None if smooth is None else smooth(self._beta, *args, **kwargs)
+        values = args[0] if args else kwargs.get("input")
+        # Whole numbers, such as places that are clamped, have no slope; nor has what goes to `out`.
+        counts = not isinstance(values, Tensor) or not values.is_floating_point()
+        if smooth is None or counts or "out" in kwargs:
+            return func(*args, **kwargs)
+        found = smooth(self._beta, *args, **kwargs)
         return func(*args, **kwargs) if found is None else found
 
 
@@ -166,7 +177,9 @@ _SMOOTH: dict[Any, Callable[..., Tensor | None]] = {
     functional.hardtanh: _hardtanh,
     functional.leaky_relu: _leaky_relu,
     functional.rrelu: _rrelu,
+    torch.rrelu: _rrelu,
     functional.threshold: _threshold,
+    torch.threshold: _threshold,
     functional.hardtanh_: _in_place(_hardtanh),
     functional.leaky_relu_: _in_place(_leaky_relu),
     functional.rrelu_: _in_place(_rrelu),

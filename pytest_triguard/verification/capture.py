@@ -22,7 +22,7 @@ from typing import Any
 from torch import Tensor, fx, nn
 from torch.nn.utils import parametrize
 
-from pytest_triguard.engine.batch_norm import lightened
+from pytest_triguard.engine.batch_norm import has_own_forward
 from pytest_triguard.verification.operators import COMPOSED, TABLE, Rule, Unsupported
 
 _INPLACE = frozenset(
@@ -229,7 +229,7 @@ def _does_more(module: nn.Module) -> bool:
         or module._forward_pre_hooks
         or everywhere._global_forward_hooks
         or everywhere._global_forward_pre_hooks
-        or (own - {"forward"} if lightened(module) else own)
+        or (own if has_own_forward(module) else own - {"forward"})
     )
 
 

@@ -10,6 +10,7 @@ import torch
 from captum.attr import DeepLift
 from torch import nn
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
 from pytest_triguard import attributions
 from pytest_triguard.classifier import Classifier
@@ -63,6 +64,8 @@ WAYS = {
     "clamp": lambda network, hidden: hidden.clamp(min=0),
     "module": lambda network, hidden: network.act(hidden),
     "in place": lambda network, hidden: functional.relu(hidden, inplace=True),
+    "by name": lambda network, hidden: torch.relu(input=hidden),
+    "clamp by name": lambda network, hidden: torch.clamp(min=0, input=hidden),
 }
 OTHERS = {
     "max-pool": lambda network, hidden: functional.max_pool2d(hidden, 3, 1, 1),
@@ -81,6 +84,11 @@ OTHERS = {
     "attended": attended,
     "smooth": lambda network, hidden: functional.gelu(hidden) + functional.silu(hidden).tanh() ** 3,
     "log-softmax": lambda network, hidden: hidden.log_softmax(1) + functional.hardswish(hidden),
+    "power by name": lambda network, hidden: torch.pow(hidden.sigmoid(), exponent=3),
+    "product by name": lambda network, hidden: torch.mul(other=hidden.sigmoid(), input=hidden),
+    "quotients by name": lambda network, hidden: (
+        torch.div(hidden, other=hidden.abs() + 1) + hidden.div(other=2)
+    ),
 }
 
 
@@ -149,6 +157,23 @@ FOLDED = {
 }
 
 
+def of_four(softmax, hidden):
+    return softmax(hidden)
+
+
+def of_three(softmax, hidden):
+    channels_first = hidden.transpose(0, 1).flatten(2)
+    return softmax(channels_first).transpose(0, 1).view_as(hidden)
+
+
+@pytest.mark.filterwarnings("ignore:Implicit dimension choice:UserWarning")
+@pytest.mark.parametrize("call", [of_four, of_three])
+@pytest.mark.parametrize("softmax", [functional.softmax, functional.log_softmax])
+def test_a_softmax_without_a_dimension_goes_along_that_of_torch(softmax, call):
+    error = explained(lambda network, hidden: call(softmax, hidden))[1]
+    assert error.max() < 1e-9
+
+
 @pytest.mark.parametrize("output", ["logit", "probability"])
 @pytest.mark.parametrize("between", (OTHERS | FOLDED).values(), ids=OTHERS | FOLDED)
 def test_one_baseline_for_all_is_that_of_each(between, output):
@@ -213,6 +238,14 @@ REFUSED = {
             functional.relu(hidden) if next(network.turns) % 2 else hidden.clamp(min=0)
         ),
         "deeplift needs the same operators for sample and baseline, but the operator",
+    ),
+    "rounded": (
+        lambda network, hidden: torch.div(hidden, 0.01, rounding_mode="floor"),
+        "deeplift has no rule for the operator div where it rounds",
+    ),
+    "computed again": (
+        lambda network, hidden: checkpoint(network.act, hidden, use_reentrant=False),
+        "deeplift needs a network that computes each of its parts once",
     ),
     "reused": (
         lambda network, hidden: network.act(network.second(network.act(hidden))),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+import warnings
 
 import pytest
 import torch
@@ -15,8 +16,10 @@ from torch.utils.checkpoint import checkpoint
 from pytest_triguard import attacks, attributions
 from pytest_triguard.classifier import Classifier
 from pytest_triguard.engine import batch_norm
+from pytest_triguard.engine.backward_rules import GuidedReLU
 from pytest_triguard.engine.gradients import input_gradient
 from pytest_triguard.engine.objectives import logit
+from pytest_triguard.verification import verify
 from tests.attacks import table as attack_table
 from tests.attribution_attacks import table as explanation_table
 from tests.attributions import table as attribution_table
@@ -152,6 +155,27 @@ def test_a_layer_can_be_called_on_each_sample(always):
         assert torch.allclose(job(), known, rtol=1e-12)
 
 
+def test_a_layer_can_be_called_with_many_weights(always):
+    layer, inputs = filled(nn.BatchNorm2d(3).double()), images(4, 3, 2, 2)
+
+    def slope(weight):
+        def total(points):
+            return (torch.func.functional_call(layer, {"weight": weight}, points) ** 2).sum()
+
+        return torch.func.grad(total)(inputs)
+
+    weights = images(5, 3)
+    jobs = (
+        lambda: torch.func.vmap(slope)(weights),
+        lambda: torch.func.jacfwd(slope)(weights[0]),
+        lambda: torch.func.jvp(slope, (weights[0],), (weights[1],))[1],
+    )
+    expected = [job() for job in jobs]
+    batch_norm.lighten(layer)
+    for job, known in zip(jobs, expected, strict=True):
+        assert torch.allclose(job(), known, rtol=1e-12)
+
+
 # --- where it is used ---------------------------------------------------------------------------
 
 
@@ -214,6 +238,19 @@ def test_other_layers_stay_as_they_are(layer):
     assert nodes(module, large()) != NODE
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_coarse_numbers_go_backward_as_finely_as_ever(dtype):
+    layer = filled(nn.BatchNorm2d(4, eps=1e-12, dtype=dtype))
+    layer.running_var[0] = 0.0
+    points = large(dtype).requires_grad_()
+    weights = large(dtype) * 1e-4
+    (expected,) = torch.autograd.grad(layer(points), points, weights)
+    batch_norm.lighten(layer)
+    (found,) = torch.autograd.grad(layer(points), points, weights)
+    assert torch.equal(found, expected)
+    assert bool(found.isfinite().all())
+
+
 def test_it_is_not_used_while_somebody_looks_on():
     class Looking(torch.overrides.TorchFunctionMode):
         def __init__(self):
@@ -254,6 +291,41 @@ def test_a_network_may_compute_its_layers_twice():
     with held(module) as model:
         found, _ = input_gradient(model, points, torch.zeros(4, dtype=torch.int64), logit)
     assert torch.allclose(found, expected)
+
+
+def test_a_network_may_compute_its_layers_again_after_it_was_released():
+    module, points = Twice(filled(nn.BatchNorm2d(4))).eval(), large().requires_grad_()
+    (expected,) = torch.autograd.grad(module(points)[:, 0].sum(), points)
+    (found,) = torch.autograd.grad(Classifier(module)(points)[:, 0].sum(), points)
+    assert torch.allclose(found, expected)
+
+
+def test_a_network_may_compute_its_layers_again_where_other_rules_held():
+    module = Twice(filled(nn.BatchNorm2d(4)))
+    points, classes = large(), torch.zeros(4, dtype=torch.int64)
+    expected, _ = input_gradient(held_model(module), points, classes, logit)
+    with held(module) as model:
+        found, _ = input_gradient(model, points, classes, logit, rules=GuidedReLU())
+    assert torch.allclose(found, expected)
+
+
+def held_model(module):
+    """Return what ran a network that is no longer held."""
+    with held(module) as model:
+        return model
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning")
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+def test_whoever_traces_a_held_layer_sees_no_sizes_compared():
+    layer, rows = filled(nn.BatchNorm2d(4)), torch.export.Dim("rows", min=1, max=1024)
+    batch_norm.lighten(layer)
+    exported = torch.export.export(layer, (large(),), dynamic_shapes=({0: rows},))
+    assert exported.module()(large()[:1]).shape == (1, 4, 64, 64)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", torch.jit.TracerWarning)
+        traced = torch.jit.trace(layer, large(), check_trace=False)
+    assert torch.equal(traced(large()), layer(large()))
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning")
@@ -311,6 +383,27 @@ def test_a_copy_of_a_held_network_is_its_own(always):
         assert not torch.allclose(copied(points), layer(points))
         batch_norm.restore([copied])
         assert "forward" not in vars(copied)
+
+
+def test_a_copy_of_a_held_network_can_be_verified():
+    module = nn.Sequential(filled(nn.BatchNorm2d(4)), nn.Flatten(), nn.Linear(16, 2)).eval()
+    inputs = images(1, 4, 2, 2, dtype=torch.float32)
+    labels = module(inputs).argmax(1)
+    with held(module):
+        copies = (copy.deepcopy(module), pickle.loads(pickle.dumps(module)))
+    for copied in copies:
+        result = verify(Classifier(copied), inputs, labels, eps=1e-6, method="ibp")
+        assert result.status == ("proven",)
+
+
+def test_a_forward_of_another_layer_is_none_of_its_own():
+    layer = nn.BatchNorm2d(4)
+    assert not batch_norm.has_own_forward(layer)
+    batch_norm.lighten(layer)
+    assert not batch_norm.has_own_forward(layer)
+    other = copy.copy(layer)  # which calls the first one
+    assert not batch_norm.lightened(other)
+    assert batch_norm.has_own_forward(other)
 
 
 # --- the same results everywhere ----------------------------------------------------------------

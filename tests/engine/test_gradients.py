@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from pytest_triguard.engine.backward_rules import GuidedReLU
 from pytest_triguard.engine.gradients import input_gradient
 from pytest_triguard.engine.objectives import cross_entropy, logit
 from tests.engine.models import ready
@@ -97,3 +98,15 @@ def test_passes_are_counted_once_per_sample():
     input_gradient(model, X[:2], Y[:2], logit)
     assert model.passes.to_dict() == {"forward": 7, "backward": 7}
     assert (model.passes - before).to_dict() == {"forward": 2, "backward": 2}
+
+
+def test_a_relu_is_guided_however_it_is_given_its_values():
+    weights = images((3, 4), 2) - 0.5
+    found = []
+    for relu in (torch.relu, lambda values: torch.relu(input=values)):
+        points = (images((3, 4), 2, seed=7) - 0.3).requires_grad_()
+        with GuidedReLU():
+            total = (relu(points) * weights).sum()
+        found += torch.autograd.grad(total, points)
+    assert torch.equal(found[0], found[1])
+    assert bool((found[0] >= 0).all())

@@ -6,8 +6,11 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
+from pytest_triguard.classifier import Classifier
 from pytest_triguard.engine.smoothing import Softplus, Surrogate
+from pytest_triguard.errors import ModelError
 from tests.module_state import state_of
 from tests.networks import classifier, images, problem
 
@@ -43,6 +46,9 @@ RECTIFIERS = {
     "nn.PReLU": nn.PReLU(dtype=torch.float64),
     "nn.RReLU": nn.RReLU().eval(),
     "nn.Threshold": nn.Threshold(0.5, 0.5),
+    "torch.threshold": lambda x: torch.threshold(x, 0.5, 0.5),
+    "torch.rrelu": torch.rrelu,
+    "by name": lambda x: torch.relu(input=x),
 }
 OTHERS = {
     "a clamp that confines": lambda x: x.clamp(-1, 1),
@@ -51,6 +57,10 @@ OTHERS = {
     "a threshold that jumps": nn.Threshold(0.5, 0.0),
     "gelu": functional.gelu,
     "max_pool2d": nn.MaxPool2d((1, 2)),
+    "whole numbers": lambda x: x.round().long().clamp(min=0),
+    "whole numbers in place": lambda x: x.round().long().relu_(),
+    "whole numbers confined": lambda x: functional.hardtanh(x.round().long()),
+    "into another": lambda x: torch.clamp(x, min=0, out=torch.empty_like(x)),
     "training rrelu": lambda x: functional.rrelu(x, 0.25, 0.25, training=True),
 }
 
@@ -112,6 +122,41 @@ def test_a_surrogate_leaves_the_network_alone_and_shares_its_passes(name):
         assert torch.equal(model.logits(inputs), expected)
         assert model.passes.forward == 5 * 3
         assert state_of(subject.module) == before
+
+
+class Again(nn.Module):
+    """Computes its hidden values again on the way back, or does not."""
+
+    def __init__(self, again):
+        super().__init__()
+        self.again = again
+
+    def forward(self, inputs):
+        hidden = (
+            checkpoint(torch.relu, inputs, use_reentrant=False) if self.again else inputs.relu()
+        )
+        return hidden.flatten(1)[:, :2]
+
+
+def test_a_part_that_is_computed_again_would_not_be_smooth_and_is_refused():
+    points = images((3, 4, 4), 2).requires_grad_()
+    with Classifier(Again(True)).prepared() as model:
+        with pytest.raises(ModelError, match="computes each of its parts once"):
+            Surrogate(model, 10.0).logits(points)
+        with torch.no_grad():
+            Surrogate(model, 10.0).logits(points)
+        Surrogate(model, None).logits(points)
+        model.logits(points).sum().backward()
+
+
+def test_hooks_of_somebody_else_are_no_part_of_the_network():
+    points = images((3, 4, 4), 2).requires_grad_()
+    with Classifier(Again(False)).prepared() as model:
+        (expected,) = torch.autograd.grad(Surrogate(model, 10.0).logits(points).sum(), points)
+        with torch.autograd.graph.save_on_cpu():
+            logits = Surrogate(model, 10.0).logits(points)
+        (found,) = torch.autograd.grad(logits.sum(), points)
+    assert torch.equal(found, expected)
 
 
 class Attention(nn.Module):
