@@ -124,6 +124,20 @@ def shares(maps: Tensor) -> Tensor:
     return pixels / torch.where(total > 0, total, torch.ones_like(total))
 
 
+def share_of(shares: Tensor, pixels: Tensor) -> Tensor:
+    """Return the sum of the shares of some pixels, `(n,)`; differentiable.
+
+    All pixels have the same sum whatever the map, so that theirs has no derivative, not even that
+    of its rounding, whose sign a step would follow.
+
+    Args:
+        shares: `(n, ...)` from `shares`.
+        pixels: Bool of that shape.
+    """
+    total = (shares * pixels).flatten(1).sum(1)
+    return torch.where(pixels.flatten(1).all(1), total.detach(), total)
+
+
 def attacked(model: Model, block: Batch, attack: AttributionAttack, eps: Tensor) -> Outcome:
     """Attack a block of samples on the model's device, without a read from it.
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from pytest_triguard.attribution_attacks.base import AttributionAttack
-from pytest_triguard.attribution_attacks.search import Aim, shares
+from pytest_triguard.attribution_attacks.search import Aim, share_of, shares
 from pytest_triguard.engine.samples import Batch
 from pytest_triguard.errors import InputError, InputTypeError
 from pytest_triguard.facts import PASSES, Facts
@@ -64,7 +64,7 @@ class Targeted(AttributionAttack):
 
     def objective(self, shares: Tensor, aim: Aim) -> Tensor:
         """Return the sum of the shares inside the region."""
-        return (shares * aim["region"]).sum((1, 2))
+        return share_of(shares, aim["region"])
 
     @property
     def measured(self) -> str:

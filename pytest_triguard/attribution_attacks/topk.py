@@ -8,7 +8,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from pytest_triguard.attribution_attacks.base import AttributionAttack
-from pytest_triguard.attribution_attacks.search import Aim, shares
+from pytest_triguard.attribution_attacks.search import Aim, share_of, shares
 from pytest_triguard.engine.samples import Batch
 from pytest_triguard.facts import PASSES, Facts
 from pytest_triguard.metrics.topk_intersection import (
@@ -58,7 +58,7 @@ class TopK(AttributionAttack):
 
     def objective(self, shares: Tensor, aim: Aim) -> Tensor:
         """Return the negative sum of the shares of those pixels."""
-        return -(shares.flatten(1) * aim["pushed"]).sum(1)
+        return -share_of(shares.flatten(1), aim["pushed"])
 
     @property
     def measured(self) -> str:

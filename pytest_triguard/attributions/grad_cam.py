@@ -34,7 +34,8 @@ class GradCAM(Attribution):
 
     Args:
         layer: A module of the network, or its dotted name, with an output `(N, C, h, w)`; None for
-            the last layer with more than one place.
+            the last layer with more than one place whose height and width are those of an image
+            that some convolution, pooling or resizing takes or gives.
         relu: Whether negative values are set to zero, as in the paper, or kept.
 
     References:
@@ -94,7 +95,8 @@ class GradCAM(Attribution):
         if layer is None:
             raise ModelError(
                 f"{self.name} needs a layer with an output (N, C, h, w) of more than one place, "
-                f"but the module {type(model.module).__name__} has none"
+                f"but the module {type(model.module).__name__} has none that some convolution, "
+                "pooling or resizing shows to be an image; layer=NAME takes another"
             )
         return layer
 
@@ -103,22 +105,27 @@ class GradCAM(Attribution):
     ) -> Tensor:
         with torch.inference_mode(False), torch.enable_grad(), cut(layer) as captured:
             total = self.objective(model.logits(inputs.detach()), targets).sum()
-            features, gradient = self._features(captured), None
+            features, gradient = self._features(captured, len(inputs)), None
             if total.requires_grad:
                 (gradient,) = torch.autograd.grad(total, features, allow_unused=True)
         return self._weighted(features.detach(), gradient)
 
-    def _features(self, captured: Captured) -> Tensor:
+    def _features(self, captured: Captured, samples: int) -> Tensor:
         """Return what the layer gave.
 
         Raises:
-            InputError: If that has no places.
+            InputError: If that has no places, or not one row for each sample.
         """
         features = captured.output
         if features.ndim != 4 or not features.dtype.is_floating_point:
             raise InputError(
                 f"layer must give an output (N, C, h, w), but {describe(self.layer)} gave "
                 f"{describe(features)}"
+            )
+        if len(features) != samples:
+            raise InputError(
+                f"layer must give one row for each of {samples} inputs, but {describe(features)} "
+                "came"
             )
         return features
 

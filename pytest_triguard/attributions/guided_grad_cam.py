@@ -59,7 +59,7 @@ class GuidedGradCAM(GradCAM):
             def objective(logits: Tensor, classes: Tensor) -> Tensor:
                 nonlocal plain
                 values = self.objective(logits, classes)
-                features = self._features(captured)
+                features = self._features(captured, len(inputs))
                 if values.requires_grad and features.requires_grad:
                     rules.guides = False
                     (plain,) = torch.autograd.grad(

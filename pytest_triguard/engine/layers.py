@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import fields, is_dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
+from pytest_triguard.engine.backward_rules import operator_name
 from pytest_triguard.engine.model import Model
 from pytest_triguard.errors import InputError, InputTypeError, ModelError
 from pytest_triguard.validation import describe
@@ -19,6 +21,13 @@ if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
 Method = TypeVar("Method", bound="DataclassInstance")
+
+_NAMES = """
+    conv2d conv_transpose2d max_pool2d adaptive_max_pool2d fractional_max_pool2d avg_pool2d
+    adaptive_avg_pool2d lp_pool2d interpolate pixel_shuffle pixel_unshuffle
+"""
+_ON_IMAGES = frozenset(_NAMES.split())
+"""Operators that take their input for an image `(N, C, h, w)`."""
 
 Layer = str | nn.Module
 """A layer as users name it: a module of the network, or its dotted name."""
@@ -212,7 +221,10 @@ def named_layers(method: Method, module: nn.Module) -> Method:
 def last_spatial_layer(model: Model, inputs: Tensor, *, share: float = 0.0) -> nn.Module | None:
     """Return the layer that finishes last among those with a spatial output.
 
-    A layer has a spatial output if that is one tensor `(N, C, h, w)` with more than one place.
+    A layer has a spatial output if that is one tensor `(N, C, h, w)` with more than one place, one
+    row for each sample, and some convolution, pooling or resizing of the network takes or gives
+    images of that height and width. The matrices of attention are no images, nor are channels that
+    come last.
     One forward pass with one sample tells, the first time that it is asked.
 
     Args:
@@ -232,18 +244,44 @@ def last_spatial_layer(model: Model, inputs: Tensor, *, share: float = 0.0) -> n
 
 def _last_spatial_layer(model: Model, inputs: Tensor, share: float) -> nn.Module | None:
     height, width = inputs.shape[2] * share, inputs.shape[3] * share
-    finished: dict[nn.Module, bool] = {}
+    finished: dict[nn.Module, torch.Size] = {}
 
     def note(module: nn.Module, _: Any, output: Any) -> None:
-        spatial = isinstance(output, Tensor) and output.ndim == 4
-        places = output.shape[2:] if spatial else torch.Size((1, 1))
         finished.pop(module, None)  # a module that is called again counts where it ends last
-        finished[module] = places.numel() > 1 and places[0] >= height and places[1] >= width
+        if isinstance(output, Tensor) and output.ndim == 4 and len(output) == 1:
+            finished[module] = output.shape[2:]
 
-    with ExitStack() as hooks:
+    with ExitStack() as hooks, _ImageSizes() as sizes:
         for each in model.module.modules():
             if not isinstance(each, torch.jit.ScriptModule):  # has no hooks
                 hooks.callback(each.register_forward_hook(note).remove)
         model.logits(inputs[:1])
-    fitting = [module for module, fits in finished.items() if fits]
+    fitting = [
+        module
+        for module, size in finished.items()
+        if size in sizes.seen and size.numel() > 1 and size[0] >= height and size[1] >= width
+    ]
     return fitting[-1] if fitting else None
+
+
+class _ImageSizes(TorchFunctionMode):
+    """Notes the heights and widths of the images that operators on images take and give.
+
+    Attributes:
+        seen: The heights and widths.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: set[torch.Size] = set()
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Iterable[type], args: Any = (), kwargs: Any = None
+    ) -> Any:
+        """Run an operator, and note the sizes."""
+        kwargs = kwargs or {}
+        result = func(*args, **kwargs)
+        if operator_name(func) in _ON_IMAGES:
+            both = (args[0] if args else kwargs.get("input"), result)
+            self.seen |= {each.shape[-2:] for each in both if isinstance(each, Tensor)}
+        return result

@@ -56,10 +56,26 @@ def test_where_the_shares_cannot_change_nothing_moves(row):
     found = row.attack(**({"random_start": False} | row.still), attribution="saliency")(
         subject, inputs, targets
     )
-    # The shares have a mean of 1, so that rounding is all the slope there is.
     assert not found.success.any()
-    if row.name == "mass_center":  # at the sample the distance is 0, and so is its slope
-        assert torch.equal(found.adversarial, inputs)
+    assert torch.equal(found.adversarial, inputs)
+
+
+@both_dtypes
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [("topk", {"k": 1.0}), ("targeted", {"k": 1.0}), ("targeted", {"region": True})],
+)
+def test_where_all_pixels_are_pushed_no_rounding_is_followed(name, options, norm, dtype):
+    subject, inputs, _ = problem("smooth", 6, dtype)
+    if "region" in options:
+        options = {"region": torch.ones(inputs.shape[2:], dtype=torch.bool)}
+    attack = attribution_attacks.get(
+        name, **options, attribution="saliency", criterion="spearman", norm=norm, eps=0.1, steps=6
+    )
+    found = attack(subject, inputs)
+    assert torch.equal(found.adversarial, inputs)
+    assert found.flat.all()
 
 
 def test_a_map_that_is_its_own_target_stays():

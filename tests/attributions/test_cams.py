@@ -144,6 +144,84 @@ def test_a_network_without_places_is_refused(name):
         attributions.get(name)(subject, inputs, targets)
 
 
+class Heads(nn.Module):
+    """Tokens mixed by attention whose matrices, or whose keys, go through a module."""
+
+    def __init__(self, *, seen, patches):
+        super().__init__()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(4)
+            self.patches, self.head = patches, nn.Linear(6, 3)
+        self.seen, self.matrices, self.keys = seen, nn.Identity(), nn.Identity()
+        self.double()
+
+    def forward(self, inputs):
+        tokens = self.patches(inputs).flatten(2).mT  # (N, T, 6)
+        heads = tokens.unflatten(2, (2, 3)).transpose(1, 2)
+        keys = self.keys(heads) if self.seen == "keys" else heads
+        matrices = (heads @ keys.mT).softmax(3)
+        if self.seen == "matrices":
+            matrices = self.matrices(matrices)
+        return self.head((matrices @ heads).transpose(1, 2).flatten(2).mean(1))
+
+
+@CAMS
+@pytest.mark.parametrize("seen", ["matrices", "keys"])
+def test_attention_is_not_taken_for_places(name, seen):
+    inputs = images((2, 8, 6), 3)
+    subject = Classifier(Heads(seen=seen, patches=nn.Conv2d(2, 6, 2, stride=2)))
+    found = attributions.get(name)(subject, inputs, 1)
+    assert torch.equal(found, attributions.get(name, layer="patches")(subject, inputs, 1))
+    without = Heads(seen=seen, patches=nn.Sequential(nn.Unfold(2, stride=2), nn.Conv1d(8, 6, 1)))
+    with pytest.raises(ModelError, match=f"^{name} needs a layer with an output .* layer=NAME"):
+        attributions.get(name)(Classifier(without), inputs, 1)
+
+
+class Windows(nn.Module):
+    """Attention inside the halves of an image, which become samples of their own."""
+
+    def __init__(self):
+        super().__init__()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(4)
+            self.patches, self.head = nn.Conv2d(2, 3, 2, stride=2), nn.Linear(3, 3)
+        self.halves = nn.Identity()
+        self.double()
+
+    def forward(self, inputs):
+        patches = self.patches(inputs)
+        halves = torch.cat(patches.chunk(2, 2)).flatten(2).mT
+        matrices = self.halves((halves @ halves.mT).softmax(2).unsqueeze(1)).squeeze(1)
+        first, second = (matrices @ halves).mean(1).chunk(2)
+        return self.head(first + second)
+
+
+@CAMS
+def test_a_layer_with_other_rows_than_samples_is_no_default_and_refused(name):
+    subject, inputs = Classifier(Windows()), images((2, 8, 6), 3)
+    found = attributions.get(name)(subject, inputs, 1)
+    assert torch.equal(found, attributions.get(name, layer="patches")(subject, inputs, 1))
+    message = "layer must give one row for each of 3 inputs, but a Tensor of shape (6, 1, 6, 6)"
+    with pytest.raises(InputError, match=re.escape(message)):
+        attributions.get(name, layer="halves")(subject, inputs, 1)
+
+
+def test_a_module_behind_a_pooling_without_one_is_the_last_with_places():
+    class Dropped(Pooled):
+        def __init__(self):
+            super().__init__()
+            self.dropout = nn.Dropout()
+
+        def forward(self, inputs):
+            pooled = functional.max_pool2d(functional.relu(self.features(inputs)), 2)
+            return self.head(self.dropout(pooled).mean((2, 3)))
+
+    subject, inputs = Classifier(Dropped()), images((2, 6, 8), 3)
+    found = attributions.get("grad_cam", relu=False)(subject, inputs, 1)
+    named = attributions.get("grad_cam", relu=False, layer="dropout")(subject, inputs, 1)
+    assert torch.equal(found, named)
+
+
 def test_a_module_given_as_layer_is_recorded_by_its_kind():
     assert attributions.get("grad_cam", layer=nn.ReLU()).parameters()["layer"] == "ReLU"
 
