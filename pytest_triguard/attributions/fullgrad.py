@@ -200,4 +200,6 @@ def _bias(layer: nn.Module) -> Tensor | None:
     if variance is None:
         return None
     shift = -mean / (variance + layer.eps).sqrt()
-    return shift if layer.weight is None else layer.bias + layer.weight * shift
+    if layer.weight is not None:
+        shift = layer.weight * shift
+    return shift if layer.bias is None else layer.bias + shift

@@ -249,6 +249,20 @@ def test_it_does_not_matter_how_a_relu_is_written():
 # --- FullGrad -----------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("missing", [("bias",), ("weight",), ("weight", "bias")])
+def test_a_normalisation_may_lack_a_weight_or_a_bias(missing):
+    layer = nn.BatchNorm2d(4)
+    with torch.no_grad():
+        for factor, each in enumerate((layer.weight, layer.bias, layer.running_mean), start=2):
+            each.copy_(torch.linspace(-1, factor, 4))
+    for name in missing:
+        setattr(layer, name, None)
+    module = nn.Sequential(nn.Conv2d(2, 4, 1), layer, nn.ReLU(), nn.Flatten(), nn.Linear(48, 3))
+    subject = Classifier(module.double())
+    error = attributions.get("fullgrad").completeness_error(subject, images((2, 3, 4), 3), 1)
+    assert error.max() < 1e-9
+
+
 @pytest.mark.parametrize("name", ["linear", "conv", "residual", "bias_free"])
 def test_the_parts_sum_to_the_output_of_a_piecewise_linear_network(name):
     subject, inputs, targets = problem(name, 4)
