@@ -57,7 +57,9 @@ class TriGuardFailure(AssertionError):
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """Return a hint such as `; did you mean 'pgd'?`, or an empty string."""
-    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    names = list(known)
+    longer = [each for each in names if each.startswith(name)] if len(name) > 2 else []
+    close = longer if len(longer) == 1 else difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     return f"; did you mean {close[0]!r}?" if close else ""
 
 

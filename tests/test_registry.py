@@ -8,6 +8,7 @@ import sys
 
 import pytest
 
+from pytest_triguard import metrics
 from pytest_triguard.errors import InputError, InputTypeError
 from pytest_triguard.registry import Family
 
@@ -40,6 +41,13 @@ def test_an_unknown_name_is_answered_with_the_nearest():
         FAMILY.get("bta")
     with refused(InputError, "unknown thing 'zzz' (known: alpha, beta)"):
         FAMILY.get("zzz")
+
+
+def test_the_one_name_that_begins_so_is_nearer_than_one_that_looks_alike():
+    with pytest.raises(InputError) as caught:
+        metrics.get("topk")
+    start = "unknown metric 'topk'; did you mean 'topk_intersection'? (known: "
+    assert str(caught.value).startswith(start)
 
 
 def test_a_name_must_be_a_string():

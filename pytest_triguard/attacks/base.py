@@ -132,7 +132,12 @@ class Attack(ABC):
 
     def describe(self) -> str:
         """Return the method and its budget in words, for reports."""
-        return f"{self.name}, {self.passes_per_sample} passes at most, seed {self.drawn_seed}"
+        return f"{self.name}, {self.most_passes()}, seed {self.drawn_seed}"
+
+    def most_passes(self) -> str:
+        """Return in words how many passes a sample takes at most."""
+        passes = self.passes_per_sample
+        return "1 pass at most" if passes == 1 else f"{passes} passes at most"
 
     def __call__(
         self,

@@ -81,8 +81,7 @@ class MomentumSteps(GradientSteps):
         """Return the method and its budget in words, for reports."""
         through = ", ".join(each.name for each in self.added)
         beside = f", with {through}" if through else ""
-        passes = f"{self.passes_per_sample} passes at most"
-        return f"{super().describe()}, momentum {self.momentum:g}{beside}, {passes}"
+        return f"{super().describe()}, momentum {self.momentum:g}{beside}, {self.most_passes()}"
 
     def passes(self, steps: int) -> int:
         """Return the gradient passes that a start and so many estimates take."""

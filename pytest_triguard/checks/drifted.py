@@ -26,7 +26,7 @@ from pytest_triguard.engine.baselines import BASELINES, check_baseline
 from pytest_triguard.engine.equality import fingerprint
 from pytest_triguard.engine.model import Model
 from pytest_triguard.engine.samples import Batch, Feed
-from pytest_triguard.errors import InputError, InputTypeError
+from pytest_triguard.errors import InputError, InputTypeError, nearest
 from pytest_triguard.metrics.base import Metric
 from pytest_triguard.running import Run
 from pytest_triguard.validation import describe
@@ -200,9 +200,10 @@ def parse_between(between: Any, attribution: Attribution, seed: int) -> Ends:
     for place, each in enumerate(between):
         if isinstance(each, str) and each not in BASELINES:
             choices = ", ".join(repr(name) for name in (*BASELINES, "clean"))
-            raise InputError(f"between must name some of {choices}, but {each!r} came")
+            hint = nearest(each, BASELINES)
+            raise InputError(f"between must name some of {choices}, but {each!r} came{hint}")
         check_baseline("between", each)
-        if len(between) > 2 and isinstance(each, str) and each in between[:place]:
+        if isinstance(each, str) and each in between[:place]:
             raise InputError(
                 f"between must name each of several baselines once, but {each!r} came twice"
             )

@@ -181,8 +181,9 @@ def _score(verdict: SampleVerdict) -> float:
     """Order samples: fallen to an attack, unsupported, unknown with the least margin, wrong."""
     if verdict.stage == "clean":
         return 0.0
-    depth = 0.5 if verdict.margin == -np.inf else 0.5 * float(np.tanh(max(0.0, -verdict.margin)))
-    return _BADNESS[verdict.status] + depth
+    below = max(0.0, -float(verdict.margin))
+    depth = 1.0 if below == np.inf else below / (1.0 + below)  # loose bounds lie far below zero
+    return _BADNESS[verdict.status] + 0.5 * depth
 
 
 def _row(verdict: SampleVerdict) -> dict[str, Any]:

@@ -88,6 +88,12 @@ def test_bim_of_one_step_is_fgsm(norm, targeted):
     assert same(*(each(subject, inputs, labels, targets=targets) for each in (one, whole)))
 
 
+@pytest.mark.parametrize(("name", "budget"), [("fgsm", "1 pass"), ("mim", "10 passes")])
+def test_the_budget_is_told_in_words(name, budget):
+    assert f", {budget} at most" in attacks.get(name).describe()
+    assert ", 1 pass at most" in attacks.get("mim", steps=1).describe()
+
+
 @pytest.mark.parametrize("stop", ["never", "success"])
 @pytest.mark.parametrize("targeted", [False, True])
 @pytest.mark.parametrize("norm", ["linf", "l2"])

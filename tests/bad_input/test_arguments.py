@@ -323,6 +323,11 @@ BETWEEN = {
         InputError,
         "between must name each of several baselines once, but 'zero' came twice",
     ),
+    "itself": (
+        ("zero", "zero"),
+        InputError,
+        "between must name each of several baselines once, but 'zero' came twice",
+    ),
     "two attacks": (
         ("clean", "pgd", "bim"),
         InputTypeError,
@@ -331,7 +336,8 @@ BETWEEN = {
     "name": (
         ("zero", "blurr"),
         InputError,
-        "between must name some of 'zero', 'blur', 'noise', 'uniform', 'midpoint', 'clean', but 'b",
+        "between must name some of 'zero', 'blur', 'noise', 'uniform', 'midpoint', 'clean', but "
+        "'blurr' came; did you mean 'blur'?",
     ),
     "number": (("zero", 0.5), InputTypeError, "between must be a tensor or one of zero, blur"),
     "clean last": (("zero", "clean"), InputError, "between must name some of 'zero', 'blur'"),

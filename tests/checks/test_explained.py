@@ -1,6 +1,7 @@
 """Entropy and drift of explanations: their values, what is undefined, and what it costs."""
 
 import math
+import re
 from itertools import combinations
 
 import numpy as np
@@ -13,6 +14,7 @@ from pytest_triguard import (
     TriGuardFailure,
     assert_drift_below,
     assert_entropy_below,
+    assert_faithful,
     attacks,
     attributions,
 )
@@ -286,6 +288,29 @@ def test_the_worst_have_the_largest_values():
     for each in caught.value.record.worst:
         assert each["value"] == close(expected[each["id"]])
         assert each["class"] == labels[each["id"]]
+
+
+class Detached(nn.Module):
+    """Answers without gradients, as a module with a forward under `torch.no_grad` does."""
+
+    def forward(self, inputs):
+        flat = inputs.detach().flatten(1)
+        return torch.stack([flat.sum(1), -flat.sum(1)], 1)
+
+
+@pytest.mark.parametrize("attribution", ["saliency", "integrated_gradients", "guided_ig"])
+def test_a_network_without_gradients_is_named_and_not_called_a_zero_map(attribution):
+    given = Classifier(Detached()), images((1, 3, 3), 4)
+    expected = (
+        "the module Detached gives no gradient of its logits, which the attribution "
+        f"{attribution!r} follows; use attribution='occlusion', which needs none"
+    )
+    with pytest.raises(ModelError, match=re.escape(expected)):
+        assert_entropy_below(*given, 1, attribution=attribution)
+    labels = torch.zeros(4, dtype=torch.int64)
+    with pytest.raises(ModelError, match=re.escape(expected)):
+        assert_faithful(*given, labels, attribution=attribution, insertion_at_least=0)
+    assert_entropy_below(*given, 1, attribution="occlusion")
 
 
 class Steep(nn.Module):

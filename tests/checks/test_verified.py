@@ -6,8 +6,10 @@ import json
 import re
 
 import pytest
+import torch
+from torch import nn
 
-from pytest_triguard import TriGuardFailure, assert_verified
+from pytest_triguard import Classifier, TriGuardFailure, assert_verified
 from pytest_triguard.errors import InputTypeError
 from pytest_triguard.verification import Budget
 from tests.assertions import gate_problem
@@ -46,6 +48,28 @@ def test_the_message_names_the_stage_behind_each_sample():
         assert each["status"] in ("falsified by pgd", "falsified by branch_and_bound")
         assert f"sample {each['id']}: label {each['label']}" in str(failure)
     assert "falsified by pgd" in " ".join(str(failure).split())
+
+
+def test_the_worst_are_ordered_by_margin_however_far_below_zero():
+    module = nn.Sequential(nn.Flatten(), nn.Linear(1, 2), nn.ReLU(), nn.Linear(2, 2)).double()
+    values = ([[1.0], [1.0]], [0.0, 0.0], [[1e5, 0.0], [0.0, 1e5]], [10.0, 0.0])
+    with torch.no_grad():  # intervals forget that both hidden neurons are one number
+        for parameter, value in zip(module.parameters(), values, strict=True):
+            parameter.copy_(torch.tensor(value, dtype=torch.float64))
+    inputs = torch.full((9, 1, 1, 1), 0.5, dtype=torch.float64)
+    eps = torch.linspace(0.001, 0.4, 9, dtype=torch.float64)
+    with pytest.raises(TriGuardFailure) as caught:
+        assert_verified(
+            Classifier(module),
+            inputs,
+            torch.zeros(9, dtype=torch.int64),
+            eps=eps,
+            at_least=1.0,
+            method="ibp",
+        )
+    worst = caught.value.record.worst
+    assert all(each["margin at least"] < -20 for each in worst[:5])
+    assert [each["id"] for each in worst] == [8, 7, 6, 5, 4]
 
 
 def test_what_is_left_open_says_which_bound_gave_up():
