@@ -40,7 +40,9 @@ class Infidelity(OutputMetric):
     """
 
     name: ClassVar[str] = "infidelity"
-    facts: ClassVar[Facts] = Facts(cost=f"{PASSES} forward", sign="lower is better")
+    facts: ClassVar[Facts] = Facts(
+        cost=f"{PASSES} forward", sign="lower is better", checked="Captum"
+    )
 
     noise_level: float = 0.2
     copies: int = 50

@@ -41,7 +41,9 @@ class MaxSensitivity(ModelMetric):
     """
 
     name: ClassVar[str] = "max_sensitivity"
-    facts: ClassVar[Facts] = Facts(cost=f"{PASSES} with saliency", sign="lower is better")
+    facts: ClassVar[Facts] = Facts(
+        cost=f"{PASSES} with saliency", sign="lower is better", checked="Captum"
+    )
 
     attribution: str | Attribution = "saliency"
     radius: float = 0.02

@@ -50,6 +50,15 @@ COMPOSITIONS = [
 ]
 
 
+def test_the_gradient_of_ssa_is_that_at_the_changed_spectrum_and_not_through_it():
+    """Of a linear output it is the weight, which a mask of the spectrum would change."""
+    subject, inputs, labels = problem("linear", 4)
+    attack = attacks.get("ssa", loss="logit", copies=2, steps=3, rho=0.5, trajectory=True)
+    found = attack(subject, inputs, labels).trajectory.gradients
+    expected = -bare(subject)[1].weight[labels].view(4, 1, *inputs.shape[1:]).expand_as(found)
+    assert torch.allclose(found, expected, rtol=1e-9)
+
+
 @both_norms
 @both_goals
 @pytest.mark.parametrize(("name", "options", "other", "others"), REDUCTIONS)

@@ -109,6 +109,16 @@ def test_what_lies_beyond_the_balls_is_found_by_cw():
     assert (network(both).argmax(1) != network(inputs).argmax(1)).all()
 
 
+def test_what_cw_finds_beyond_a_distance_of_one_is_no_boundary():
+    subject, inputs, slope = half_spaces(torch.float64, 7.2)
+    logits = bare(subject)(inputs)
+    distance = (logits[:, 0] - logits[:, 1]) / slope.norm()
+    assert (distance > 1).any()
+    assert (distance < 0.95).any()
+    maps = attributions.get("big", eps=(1e-4,), steps=2, cw_steps=300)(subject, inputs)
+    assert torch.equal(maps.isnan().flatten(1).all(1), distance > 1)
+
+
 def test_bisection_takes_what_all_searches_found_at_once_and_nothing_else():
     subject, inputs, _ = problem("conv", 6)
     method = attributions.get("big", **QUICK, halvings=7)

@@ -89,6 +89,16 @@ def test_the_map_is_the_weighted_sum_over_single_gradients(weights):
     assert 0.01 <= min(places) < max(places) <= 0.99
 
 
+def test_each_reference_has_a_place_of_its_own_away_from_the_ends():
+    subject, inputs, targets = problem("linear", 3)
+    references = images(SHAPES["linear"], 200, seed=9)
+    method = attributions.get("lpi", references=references)
+    _, places = by_hand(method, subject, inputs, targets, references, [0.005] * 200)
+    assert len({round(place, 6) for place in places}) == 600
+    assert 0.01 - 1e-9 <= min(places) < 0.02
+    assert 0.98 < max(places) <= 0.99 + 1e-9
+
+
 def test_one_cluster_with_equal_weights_is_expected_gradients():
     subject, inputs, targets = problem("linear", 4)
     references = images(SHAPES["linear"], 20, seed=9)

@@ -65,6 +65,16 @@ def test_mfaba_of_a_linear_logit_is_the_way_times_the_absolute_weights(shape, dt
     assert close(method(subject, inputs, 0), expected, 1e-4 if dtype == torch.float32 else 1e-9)
 
 
+def test_mfaba_goes_by_thousandths_and_no_farther_than_three_tenths_unless_told_otherwise():
+    inputs = 0.45 + 0.1 * images((1, 4, 5), 3)
+    subject, weights = linear(inputs, scale=0.1)
+    sizes = weights[0].abs().expand_as(inputs)
+    few = attributions.get("mfaba", output="logit", steps=3)(subject, inputs, 0)
+    assert close(few, 0.003 * sizes, 1e-9)
+    far = attributions.get("mfaba", output="logit", step_size=0.04, steps=9)(subject, inputs, 0)
+    assert close(far, 0.3 * sizes, 1e-9)
+
+
 def test_mfaba_follows_the_gradient_of_the_probability_as_far_as_the_prediction_lasts():
     subject, inputs, _ = problem("smooth", 6)
     network = bare(subject)

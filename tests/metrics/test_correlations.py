@@ -30,6 +30,10 @@ def test_every_pair_has_scipys_numbers():
     interval = expected.confidence_interval(0.95)
     assert found[0].pearson.interval == pytest.approx((interval.low, interval.high))
     assert found[0].spearman.value == pytest.approx(stats.spearmanr(a, b).statistic)
+    rank, quantile = found[0].spearman.value, stats.norm.ppf(0.975)
+    half = quantile * math.sqrt((1 + rank**2 / 2) / 37)
+    ends = math.tanh(math.atanh(rank) - half), math.tanh(math.atanh(rank) + half)
+    assert found[0].spearman.interval == pytest.approx(ends)
     assert found[1].spearman.value == pytest.approx(1.0)
     assert found[0].n == 40
 
