@@ -12,12 +12,12 @@ from torch import Tensor
 
 from pytest_triguard.classifier import Classifier
 from pytest_triguard.data import Samples
-from pytest_triguard.engine.gradients import input_gradient
+from pytest_triguard.engine.gradients import has_gradients, input_gradient
 from pytest_triguard.engine.layouts import arrange
 from pytest_triguard.engine.model import Model
 from pytest_triguard.engine.objectives import logit
 from pytest_triguard.engine.probe import probe
-from pytest_triguard.errors import InputError, InputTypeError
+from pytest_triguard.errors import InputError, InputTypeError, ModelError
 from pytest_triguard.validation import describe
 
 
@@ -63,6 +63,22 @@ class Run:
             raise InputError(
                 f"{name} must hold one value for each of {count} samples, but "
                 f"{describe(value)} came"
+            )
+
+    def require_gradients(self, follower: str, instead: str) -> None:
+        """Refuse a network without gradients, which would look as if nothing could move it.
+
+        Args:
+            follower: What follows the gradients, such as `attack 'pgd'`.
+            instead: What needs none, as users write it.
+
+        Raises:
+            ModelError: If the logits do not depend on the input in a way that autograd sees.
+        """
+        if not has_gradients(self.model, self.like[:1]):
+            raise ModelError(
+                f"the module {type(self.model.module).__name__} gives no gradient of its logits, "
+                f"which the {follower} follows; use {instead}, which needs none"
             )
 
 

@@ -14,12 +14,11 @@ from torch import Tensor
 
 from pytest_triguard.engine.equality import hyperparameters
 from pytest_triguard.engine.geometry import NORMS, Norm
-from pytest_triguard.engine.gradients import has_gradients
 from pytest_triguard.engine.iteration import PATH
 from pytest_triguard.engine.model import Model
 from pytest_triguard.engine.outcome import Outcome
 from pytest_triguard.engine.samples import Batch
-from pytest_triguard.errors import InputError, InputTypeError, ModelError
+from pytest_triguard.errors import InputError, InputTypeError
 from pytest_triguard.facts import Facts
 from pytest_triguard.running import Run, running
 from pytest_triguard.settings import current_settings
@@ -208,11 +207,8 @@ class Attack(ABC):
                 f"the attack {self.name!r} needs at least {needed} classes, but the classifier has "
                 f"{classes}; {self.with_fewer_classes}"
             )
-        if self.needs_gradients and not has_gradients(run.model, run.like[:1]):
-            raise ModelError(
-                f"the module {type(run.model.module).__name__} gives no gradient of its logits, "
-                f"which the attack {self.name!r} follows; use attack='square', which needs none"
-            )
+        if self.needs_gradients:
+            run.require_gradients(f"attack {self.name!r}", "attack='square'")
 
 
 def radii(eps: float | Tensor, positions: Sequence[int]) -> Tensor:

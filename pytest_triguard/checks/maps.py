@@ -19,11 +19,10 @@ from pytest_triguard.attributions import Attribution
 from pytest_triguard.attributions.base import known_logits, known_targets, with_logits, with_targets
 from pytest_triguard.checks.compared import is_drawn
 from pytest_triguard.engine.equality import fingerprint
-from pytest_triguard.engine.gradients import has_gradients, input_gradient
+from pytest_triguard.engine.gradients import input_gradient
 from pytest_triguard.engine.kept import Explained, Witness, marks
 from pytest_triguard.engine.probe import apart, differs
 from pytest_triguard.engine.samples import Batch, Feed
-from pytest_triguard.errors import ModelError
 from pytest_triguard.running import Run
 
 WORTH = 10
@@ -55,12 +54,8 @@ class Maps:
     """
 
     def __init__(self, run: Run, attribution: Attribution) -> None:
-        if attribution.kind in _FOLLOW and not has_gradients(run.model, run.like[:1]):
-            raise ModelError(
-                f"the module {type(run.model.module).__name__} gives no gradient of its logits, "
-                f"which the attribution {attribution.name!r} follows; use "
-                "attribution='occlusion', which needs none"
-            )
+        if attribution.kind in _FOLLOW:
+            run.require_gradients(f"attribution {attribution.name!r}", "attribution='occlusion'")
         self._run = run
         self._attribution = attribution
         self._key = _key(run, attribution)

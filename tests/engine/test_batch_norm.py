@@ -13,19 +13,14 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from pytest_triguard import attacks, attributions
+from pytest_triguard import attributions
 from pytest_triguard.classifier import Classifier
 from pytest_triguard.engine import batch_norm
 from pytest_triguard.engine.backward_rules import GuidedReLU
 from pytest_triguard.engine.gradients import input_gradient
 from pytest_triguard.engine.objectives import logit
 from pytest_triguard.verification import verify
-from tests.attacks import table as attack_table
-from tests.attribution_attacks import table as explanation_table
-from tests.attributions import table as attribution_table
-from tests.metrics import model_table
 from tests.module_state import state_of
-from tests.networks import problem
 
 NODE = "_NormalizedBackward"
 
@@ -34,20 +29,6 @@ NODE = "_NormalizedBackward"
 def always(monkeypatch):
     """Let it be used however few the numbers are."""
     monkeypatch.setattr(batch_norm, "_LEAST", 0)
-
-
-@pytest.fixture
-def with_and_without(monkeypatch):
-    """Run something without and with the gradient by a factor, however few the numbers are."""
-
-    def run(job):
-        found = []
-        for least in (2**62, 0):
-            monkeypatch.setattr(batch_norm, "_LEAST", least)
-            found.append(job())
-        return found
-
-    return run
 
 
 def filled(layer):
@@ -406,45 +387,7 @@ def test_a_forward_of_another_layer_is_none_of_its_own():
     assert batch_norm.has_own_forward(other)
 
 
-# --- the same results everywhere ----------------------------------------------------------------
-
-
-@attribution_table.every_row
-def test_attributions_are_the_same(row, with_and_without):
-    subject, inputs, labels = problem("conv", 4) if row.home == "conv" else row.problem(4)
-    first, second = with_and_without(
-        lambda: row.method()(Classifier(subject.module), inputs, targets=labels)
-    )
-    assert attribution_table.close(first, second, 1e-8)
-
-
-@attack_table.every_row
-def test_attacks_are_the_same(row, with_and_without):
-    subject, inputs, labels = problem("conv", 4)
-    first, second = with_and_without(
-        lambda: attacks.get(row.name, **{"eps": 0.04} | row.few)(
-            Classifier(subject.module), inputs, labels
-        )
-    )
-    assert attack_table.same(first, second, 1e-8)
-
-
-@explanation_table.every_row
-def test_attacks_on_explanations_are_the_same(row, with_and_without):
-    subject, inputs, labels = problem("conv", 3)
-    first, second = with_and_without(
-        lambda: row.attack()(Classifier(subject.module), inputs, labels)
-    )
-    assert explanation_table.same(first, second, 1e-8)
-
-
-@pytest.mark.parametrize("row", model_table.TABLE, ids=lambda row: row.name)
-def test_metrics_are_the_same(row, with_and_without):
-    subject, inputs, labels = problem("conv", 4)
-    first, second = with_and_without(
-        lambda: row.metric()(inputs - 0.5, Classifier(subject.module), inputs, labels)
-    )
-    assert torch.allclose(first, second, atol=1e-9)
+# --- by name -------------------------------------------------------------------------------------
 
 
 def test_explanations_by_name_use_it(always):

@@ -7,16 +7,11 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from pytest_triguard import attacks, attributions, running
+from pytest_triguard import attributions
 from pytest_triguard.classifier import Classifier
 from pytest_triguard.engine import layouts
 from pytest_triguard.engine.passes import Passes
 from pytest_triguard.running import running as run_of
-from tests.attacks import table as attack_table
-from tests.attribution_attacks import table as explanation_table
-from tests.attributions import table as attribution_table
-from tests.metrics import model_table
-from tests.networks import problem
 
 
 def pooling(channels=1):
@@ -164,63 +159,3 @@ def test_the_layout_of_the_user_s_tensors_stays_theirs():
     inputs = colour_images()
     found = attributions.get("saliency")(Classifier(pooling(3)), inputs)
     assert inputs.stride() == found.stride() == colour_images().stride()
-
-
-# --- the same results ---------------------------------------------------------------------------
-
-
-@pytest.fixture
-def in_both_layouts(monkeypatch):
-    """Run something in double precision, where layouts differ by rounding alone, in each layout."""
-
-    def run(job):
-        found = []
-        for last in (False, True):
-            monkeypatch.setattr(
-                running,
-                "arrange",
-                lambda model, rows, last=last: setattr(model, "channels_last", last),
-            )
-            found.append(job())
-        return found
-
-    return run
-
-
-@attribution_table.every_row
-def test_attributions_are_the_same_in_both_layouts(row, in_both_layouts):
-    subject, inputs, labels = row.problem(4)
-    first, second = in_both_layouts(
-        lambda: row.method()(Classifier(subject.module), inputs, targets=labels)
-    )
-    assert attribution_table.close(first, second, 1e-8)
-    assert first.stride() == second.stride()
-
-
-@attack_table.every_row
-def test_attacks_are_the_same_in_both_layouts(row, in_both_layouts):
-    subject, inputs, labels = problem("conv", 4)
-    first, second = in_both_layouts(
-        lambda: attacks.get(row.name, **{"eps": 0.04} | row.few)(
-            Classifier(subject.module), inputs, labels
-        )
-    )
-    assert attack_table.same(first, second, 1e-8)
-
-
-@explanation_table.every_row
-def test_attacks_on_explanations_are_the_same_in_both_layouts(row, in_both_layouts):
-    subject, inputs, labels = problem("smooth", 3)
-    first, second = in_both_layouts(
-        lambda: row.attack()(Classifier(subject.module), inputs, labels)
-    )
-    assert explanation_table.same(first, second, 1e-8)
-
-
-@pytest.mark.parametrize("row", model_table.TABLE, ids=lambda row: row.name)
-def test_metrics_are_the_same_in_both_layouts(row, in_both_layouts):
-    subject, inputs, labels = problem("conv", 4)
-    first, second = in_both_layouts(
-        lambda: row.metric()(inputs - 0.5, Classifier(subject.module), inputs, labels)
-    )
-    assert torch.allclose(first, second, atol=1e-9)
