@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from itertools import combinations, product
 
 import pytest
@@ -141,9 +142,15 @@ def test_the_cosines_are_those_of_the_discrete_cosine_transform(size, dtype):
     assert close((matrix.mT @ matrix).double(), torch.eye(size).double(), 10 * tolerance)
 
 
+def moved(transform, copies):
+    """Return copies of samples after a transform of points, as an attack has it."""
+    shared = transform.shared(copies.inputs)
+    return transform.apply(MODEL, dataclasses.replace(copies, inputs=shared))
+
+
 def test_each_frequency_is_scaled_by_a_factor_of_its_own():
     copies = some()
-    found = Spectrum(rho=0.4, sigma=0.0).apply(MODEL, copies)
+    found = moved(Spectrum(rho=0.4, sigma=0.0), copies)
     factor = torch.from_numpy(
         fft.dctn(found.numpy(), axes=(2, 3)) / fft.dctn(copies.inputs.numpy(), axes=(2, 3))
     )
@@ -154,12 +161,14 @@ def test_each_frequency_is_scaled_by_a_factor_of_its_own():
 
 def test_without_a_mask_only_the_noise_is_left():
     copies = some(60)
-    noise = Spectrum(rho=0.0, sigma=0.2).apply(MODEL, copies) - copies.inputs
-    assert abs(noise.mean()) < 0.02
-    assert abs(noise.std() - 0.2) < 0.02
-    still = Spectrum(rho=1e-14, sigma=0.0).apply(MODEL, copies)
-    assert close(still, copies.inputs)
-    assert torch.equal(Spectrum(rho=0.0, sigma=0.0).apply(MODEL, copies), copies.inputs)
+    for rho in (0.0, 1e-14):  # in pixels and in frequencies
+        noise = moved(Spectrum(rho=rho, sigma=0.2), copies) - copies.inputs
+        assert abs(noise.mean()) < 0.02
+        assert abs(noise.std() - 0.2) < 0.02
+        beside = (noise[..., 1:] * noise[..., :-1]).mean() / noise.var()
+        assert abs(beside) < 0.1  # pixels are independent
+    assert close(moved(Spectrum(rho=1e-14, sigma=0.0), copies), copies.inputs)
+    assert torch.equal(moved(Spectrum(rho=0.0, sigma=0.0), copies), copies.inputs)
 
 
 # --- scales and neighbours --------------------------------------------------------------------
@@ -287,12 +296,17 @@ def test_the_gradient_is_taken_at_moved_points_and_through_what_is_seen_of_them(
     for number in range(6):
         # The first transform counts fastest, and every copy has a draw of its own.
         keys = draws.row_keys(copies.keys, seed=0, method="ssa", copy=number)
-        point = spectrum.apply(MODEL, Copies(copies.inputs, keys, copies.numbers, copies.context))
+        point = moved(spectrum, dataclasses.replace(copies, keys=keys))
         factor = [1, 0.5][number // 3]
         expected = expected + factor * slope(factor * point, classes) / 6
     for transforms in ([spectrum, Scales(copies=2)], [Scales(copies=2), spectrum]):
         assert copies_of(transforms) == 6
         assert close(estimated(transforms), expected)
+
+
+def test_a_spectrum_is_that_of_what_came_before():
+    neighbours, still = Neighbourhood(copies=2), Spectrum(copies=1, rho=1e-14, sigma=0.0)
+    assert close(estimated([neighbours, still]), estimated([neighbours]))
 
 
 class Doubled(GradientTransform):

@@ -57,6 +57,17 @@ class CopyTransform(Transform):
 class PointTransform(CopyTransform):
     """Moves the point at which the gradient is taken."""
 
+    def shared(self, inputs: Tensor) -> Tensor:
+        """Return the part of the work that the copies of a sample share: what `apply` takes.
+
+        Args:
+            inputs: `(n, C, H, W)` samples, or copies that another transform moved.
+
+        Returns:
+            One row per sample, here the samples themselves.
+        """
+        return inputs
+
 
 class InputTransform(CopyTransform):
     """Stands between the point and the network: the gradient is taken through it."""
@@ -109,7 +120,7 @@ def transformed_gradient(
     move, see = _Chain(model, moving), _Chain(model, seeing, copies_of(moving))
     gradient = expected_gradient(
         model,
-        points,
+        moving[0].shared(points) if moving else points,
         classes,
         keys,
         objective,
@@ -132,7 +143,10 @@ def shaped(gradient: Tensor, transforms: Sequence[Transform]) -> Tensor:
 
 @dataclass(frozen=True)
 class _Chain:
-    """Transforms of copies one after the other; each counts its own copies, the first fastest."""
+    """Transforms of copies one after the other; each counts its own copies, the first fastest.
+
+    The first is given what copies share of its work.
+    """
 
     model: Model
     transforms: Sequence[CopyTransform]
@@ -140,7 +154,9 @@ class _Chain:
 
     def __call__(self, copies: Copies) -> Tensor:
         numbers, stride = copies.numbers, self.stride
-        for each in self.transforms:
+        for place, each in enumerate(self.transforms):
+            if place and isinstance(each, PointTransform):
+                copies = replace(copies, inputs=each.shared(copies.inputs))
             own = torch.remainder(torch.div(numbers, stride, rounding_mode="floor"), each.copies)
             # Keyed with the number among all, so that no two copies share a draw.
             keys = draws.row_keys(copies.keys, seed=0, method=each.name, copy=numbers)

@@ -44,20 +44,36 @@ class Spectrum(PointTransform):
         number("rho", self.rho, low=0)
         number("sigma", self.sigma, low=0)
 
-    def apply(self, model: Model, copies: Copies) -> Tensor:
-        """Return the points, `(m, C, H, W)`."""
-        inputs, shape = copies.inputs, copies.inputs.shape[1:]
-        if self.sigma:
-            noise = draws.normal(copies.keys, shape, dtype=inputs.dtype)
-            inputs = inputs.add(noise, alpha=self.sigma)
+    def shared(self, inputs: Tensor) -> Tensor:
+        """Return the spectrum, which is the same for all copies of a sample; `(n, C, H, W)`."""
         if not self.rho:
             return inputs
-        rows, columns = (cosines(shape[axis], inputs) for axis in (1, 2))
+        rows, columns = self._cosines(inputs)
+        return rows @ inputs @ columns.mT
+
+    def apply(self, model: Model, copies: Copies) -> Tensor:
+        """Return the points, `(m, C, H, W)`.
+
+        The noise is drawn in the frequencies: an orthonormal transform leaves its distribution as
+        it is.
+        """
+        values, shape = copies.inputs, copies.inputs.shape[1:]
+        if self.sigma:
+            noise = draws.normal(copies.keys, shape, dtype=values.dtype)
+            values = values.add(noise, alpha=self.sigma)
+        if not self.rho:
+            return values
         # The noise has taken the keys themselves.
         low, high = 1 - self.rho, 1 + self.rho
-        mask = draws.uniform(copies.keys + 1, shape, dtype=inputs.dtype, low=low, high=high)
-        spectrum = (rows @ inputs @ columns.mT).mul_(mask)
-        return rows.mT @ spectrum @ columns
+        mask = draws.uniform(copies.keys + 1, shape, dtype=values.dtype, low=low, high=high)
+        rows, columns = self._cosines(values)
+        return rows.mT @ mask.mul_(values) @ columns
+
+    def _cosines(self, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the transforms of the columns and of the rows."""
+        height, width = values.shape[2:]
+        rows = cosines(height, values)
+        return rows, rows if width == height else cosines(width, values)
 
 
 def cosines(size: int, like: Tensor) -> Tensor:
