@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from pytest_triguard.engine import draws
+from pytest_triguard.engine.devices import is_host
 from pytest_triguard.engine.estimators import Copies
 from pytest_triguard.engine.model import Model
 from pytest_triguard.engine.transforms.base import InputTransform
@@ -59,10 +60,18 @@ class ResizePad(InputTransform):
             )
         # One draw for the size of both sides, so that a square stays a square.
         coin, size, top, left = draws.integers(keys, (4,), below=_FINE).unbind(1)
-        chosen = (coin < self.probability * _FINE).to(inputs.dtype)
-        rows = self._resampling(height, size, top, chosen).unsqueeze(1)
-        columns = self._resampling(width, size, left, chosen).unsqueeze(1)
-        return rows @ inputs @ columns.mT
+        chosen = coin < self.probability * _FINE
+
+        def resized(picked: Tensor | slice) -> Tensor:
+            like = chosen[picked].to(inputs.dtype)
+            rows = self._resampling(height, size[picked], top[picked], like).unsqueeze(1)
+            columns = self._resampling(width, size[picked], left[picked], like).unsqueeze(1)
+            return rows @ inputs[picked] @ columns.mT
+
+        if not is_host(inputs.device):  # it would wait for the number of those chosen
+            return resized(slice(None))
+        places = chosen.nonzero().flatten()
+        return inputs.index_copy(0, places, resized(places)) if len(places) else inputs
 
     def _sizes(self, side: int) -> tuple[int, int]:
         """Return the smallest size and the one that is padded to."""
