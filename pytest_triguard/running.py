@@ -52,6 +52,19 @@ class Run:
         with model.passes.uncounted():
             model.chunk.tune(run, example, work=passes * (self.samples.count or 10**9))
 
+    def doubts(self) -> dict[str, str]:
+        """Return why numbers about this network may not be relied on, by name."""
+        found = {}
+        if self.model.draws:
+            found["randomised forward"] = (
+                "two calls on the same inputs differ: the result is that of one draw"
+            )
+        if self.model.ends_in_softmax:
+            found["softmax output"] = (
+                "the outputs are probabilities: give the classifier the module without its softmax"
+            )
+        return found
+
     def require_one_each(self, name: str, value: Any) -> None:
         """Refuse a tensor that does not hold one value per sample.
 

@@ -185,7 +185,7 @@ def _measured(
     worst_largest: bool | None = None,
 ) -> Finding:
     """Measure the metric of each map of a method and another map of the same samples."""
-    columns, about = Columns(), About()
+    columns, about = Columns(), About(run)
     attribution, other = methods
     for batch, maps in Maps(run, attribution).stream():
         about.add(attribution.diagnostics(run.model, batch, maps))

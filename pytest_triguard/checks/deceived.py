@@ -110,6 +110,7 @@ def measure_explanations(
         subject=f"{attribution.name} maps of a sample and of one predicted alike in the "
         + _ball(run, attack),
         method=f"{attack.describe()}; {attribution.describe()}",
+        warnings=run.doubts(),
         parameters=attack.parameters()
         | {"judged": attribution.parameters(), "metric": metric.parameters()},
         worst=rows(

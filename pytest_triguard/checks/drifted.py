@@ -227,7 +227,7 @@ def _parse_attack(between: Any, seed: int) -> CleanAndAttacked:
 def measure_drift(run: Run, attribution: Attribution, metric: Metric, between: Ends) -> Finding:
     """Measure how far each map moves; the explained class is held fixed."""
     between.begin(run, attribution)
-    columns, about = Columns(), About()
+    columns, about = Columns(), About(run)
     for batch, maps in between.maps(run, attribution, about):
         apart = torch.stack([metric(*pair) for pair in combinations(maps, 2)])
         columns.add(

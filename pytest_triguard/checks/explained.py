@@ -23,7 +23,7 @@ from pytest_triguard.running import Run
 def measure_entropy(run: Run, attribution: Attribution, metric: Metric) -> Finding:
     """Measure the entropy of each map; a zero map is undefined."""
     run.tune(attribution.passes_per_sample)
-    columns, about = Columns(), About()
+    columns, about = Columns(), About(run)
     for batch, maps in Maps(run, attribution).stream():
         about.add(attribution.diagnostics(run.model, batch, maps))
         columns.add(
@@ -41,9 +41,17 @@ def measure_entropy(run: Run, attribution: Attribution, metric: Metric) -> Findi
 
 
 class About:
-    """What a method says about its own maps, summed up for the report."""
+    """What a method says about its own maps, summed up for the report.
 
-    def __init__(self) -> None:
+    Args:
+        run: The classifier and the samples.
+
+    Attributes:
+        doubts: Why numbers about maps of this network may not be relied on, by name.
+    """
+
+    def __init__(self, run: Run) -> None:
+        self.doubts = run.doubts()
         self._parts: dict[str, list[Tensor]] = {}
 
     def add(self, diagnostics: dict[str, Tensor]) -> None:
@@ -123,6 +131,7 @@ def about_maps(
         + "".join(f"; {name} {value:.2g}" for name, value in medians.items()),
         parameters=attribution.parameters() | metric.parameters(),
         diagnostics=medians,
+        warnings=about.doubts,
         worst=rows(
             ids,
             worst_places(values, largest=worst_largest),

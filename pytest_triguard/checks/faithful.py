@@ -40,7 +40,7 @@ def measure_faithfulness(
     """
     directions: list[Direction] = [each.direction for each in curves]
     run.tune(attribution.passes_per_sample + len(curves) * curves[0].passes_per_sample)
-    columns, about = Columns(), About()
+    columns, about = Columns(), About(run)
     for batch, maps in Maps(run, attribution).stream():
         about.add(attribution.diagnostics(run.model, batch, maps))
         areas = curves[0].areas(run.model, batch, maps, directions)

@@ -34,9 +34,6 @@ _STILL_RISING = 0.2
 _STRONGER = 0.002
 """Share of samples that only an attack without gradients broke that is worth a warning."""
 
-_SOFTMAX = 1e-5
-"""How near to a probability distribution logits must be to be taken for one."""
-
 _ROUNDING = 8
 """Multiple of the rounding error of its parts at which a gradient has vanished."""
 
@@ -96,9 +93,11 @@ class Sanity:
                 "its input"
             )
         if self._rising > _STILL_RISING * self._stood:
+            several = any(getattr(each, "steps", 1) > 1 for each in self._members)
+            last, more = ("last", "more steps") if several else ("only", "an attack of more steps")
             found["loss still rising"] = (
-                f"at the last step of {self._rising} of {self._stood} standing samples: more "
-                "steps may break them"
+                f"at the {last} step of {self._rising} of {self._stood} standing samples: {more} "
+                "may break them"
             )
         return found | self._black_box()
 
@@ -126,15 +125,14 @@ class Sanity:
 
     def _before(self, run: Run) -> dict[str, str]:
         """Look at a few samples before the attack; the passes are not counted."""
+        found = run.doubts()
+        if not self._attack.needs_gradients:
+            return found
         points = run.like[:_LOOKED_AT].detach().to(run.model.device)
         with run.model.passes.uncounted():
             with torch.no_grad():
                 logits = run.model.chunk.map(run.model.logits, points)
-            found = _randomised() if run.model.draws else {}
-            found |= _softmax(logits)
-            if self._attack.needs_gradients:
-                found |= self._gradients(run.model, points, logits.argmax(1))
-        return found
+            return found | self._gradients(run.model, points, logits.argmax(1))
 
     def _gradients(self, model: Model, points: Tensor, classes: Tensor) -> dict[str, str]:
         def largest(part: slice, objective: Objective) -> Tensor:
@@ -179,25 +177,6 @@ def _followed(attack: Attack) -> str:
     """Return the loss whose gradient at the iterates an attack follows, or nothing."""
     along_a_line = hasattr(attack, "points")  # that of a darker image does not vanish
     return "" if along_a_line else getattr(attack, "loss", "")
-
-
-def _randomised() -> dict[str, str]:
-    return {
-        "randomised forward": (
-            "two calls on the same inputs differ: the result is that of one draw"
-        )
-    }
-
-
-def _softmax(logits: Tensor) -> dict[str, str]:
-    sums = (logits.sum(1) - 1).abs().amax()
-    if max(float(sums), -float(logits.min())) > _SOFTMAX:
-        return {}
-    return {
-        "softmax output": (
-            "the outputs are probabilities: give the classifier the module without its softmax"
-        )
-    }
 
 
 def _verb(verb: str, subjects: list[Attack]) -> str:

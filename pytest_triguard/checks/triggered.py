@@ -56,7 +56,7 @@ def measure_trigger_recall(
         )
     ids, found = columns.arrays()
     require_finite(ids, found["finite"], "maps")
-    return _recall_finding(ids, found, attribution, trigger, target)
+    return _recall_finding(ids, found, attribution, trigger, target, run.doubts())
 
 
 def _fired(run: Run, trigger: Trigger, target: int, columns: Columns) -> Iterator[Batch]:
@@ -85,6 +85,7 @@ def _recall_finding(
     attribution: Attribution,
     trigger: Trigger,
     target: int,
+    doubts: dict[str, str],
 ) -> Finding:
     fires, values = found["fires"], found["value"]
     defined = ~np.isnan(values)
@@ -110,6 +111,7 @@ def _recall_finding(
         method=attribution.describe(),
         parameters=attribution.parameters() | {"trigger": trigger.parameters(), "target": target},
         diagnostics={} if chance is None else {"chance level": chance},
+        warnings=doubts,
         worst=rows(ids, worst_places(values, largest=False), value=values),
         picture=partial(_picture, attribution, trigger, target),
     )

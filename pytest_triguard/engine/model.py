@@ -39,6 +39,7 @@ class Model:
         passes: Forward and backward passes so far.
         spent_by: What each method took of them, where several took part.
         draws: Whether it draws at random, so that two calls differ.
+        ends_in_softmax: Whether what it gives are probabilities, and no logits.
         overwrites: Whether it overwrites what it is given, and is given a copy.
         num_classes: Number of logits, known after the first forward pass.
         known: What was found out about the network, by what was asked.
@@ -64,6 +65,7 @@ class Model:
         self.passes = Passes()
         self.spent_by: dict[str, Passes] = {}
         self.draws = False
+        self.ends_in_softmax = False
         self.overwrites = False
         self.num_classes: int | None = None
         self.known: dict[Hashable, Any] = {}

@@ -16,6 +16,9 @@ _TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-3}
 _COARSE = 3e-2
 """Relative change of the logits that kernels alone may cause: they differ with the batch size."""
 
+_SOFTMAX = 1e-5
+"""How near to a probability distribution logits must be to be taken for one."""
+
 _CALLS = 32
 """Calls more of a module that drew at random and yet gave the same twice."""
 
@@ -26,7 +29,7 @@ def probe(model: Model, inputs: Tensor, *, may_draw: bool = False) -> None:
 
     Costs five rows of forward passes, which are not counted: a call starts with them. A module that
     draws at random costs some more; one that overwrites its inputs is marked, and gets a copy from
-    then on.
+    then on. One that gives probabilities is marked, too.
 
     Args:
         model: The network.
@@ -57,6 +60,7 @@ def probe(model: Model, inputs: Tensor, *, may_draw: bool = False) -> None:
     given = torch.cat([company[::2], *(alone or ())])
     if not bool(given.isfinite().all()):
         raise ModelError(f"the module {name} must give finite logits, but NaN or infinity came")
+    model.ends_in_softmax = _probabilities(given)
     if alone is not None and other is not None:
         if may_draw:
             model.draws = True
@@ -94,6 +98,12 @@ def _first(model: Model, rows: Tensor) -> Tensor:
             f"(N, {', '.join(map(str, rows.shape[1:]))}) and dtype {rows.dtype}, but it raised "
             f"{type(error).__name__}: {reason}"
         ) from error
+
+
+def _probabilities(logits: Tensor) -> bool:
+    """Return whether every row is a distribution over classes, as a softmax makes it."""
+    away = (logits.sum(1) - 1).abs().amax()
+    return bool(torch.maximum(away, -logits.amin()) <= _SOFTMAX)
 
 
 def _twice_alone(model: Model, row: Tensor) -> tuple[Tensor, Tensor] | None:

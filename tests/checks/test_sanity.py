@@ -8,9 +8,17 @@ from torch import Tensor, nn
 from pytest_triguard import (
     TriGuardFailure,
     assert_attack_success_below,
+    assert_drift_below,
+    assert_entropy_below,
+    assert_explanation_robust,
+    assert_explanations_agree,
+    assert_faithful,
+    assert_passes_sanity_check,
     assert_robust,
     assert_transfer_below,
+    assert_trigger_recall,
     attacks,
+    backdoors,
 )
 from pytest_triguard.classifier import Classifier
 from pytest_triguard.errors import InputTypeError
@@ -205,6 +213,52 @@ def test_attack_success_warns_too():
     assert list(found.record.warnings) == ["softmax output"]
     with pytest.raises(TriGuardFailure, match="is in doubt: softmax output"):
         assert_attack_success_below(soft, inputs, labels, strict=True, **options)
+
+
+def test_an_attack_of_one_step_is_told_that_more_may_follow():
+    found = evaluated("fgsm").record
+    assert "at the only step" in found.warnings["loss still rising"]
+    assert "an attack of more steps may break them" in found.warnings["loss still rising"]
+
+
+SOFT = {
+    "entropy": (assert_entropy_below, {"threshold": 1.0}),
+    "drift": (assert_drift_below, {"threshold": 2.0}),
+    "faithful": (assert_faithful, {"attribution": "saliency", "deletion_at_most": 1.0}),
+    "agree": (
+        assert_explanations_agree,
+        {"methods": ("saliency", "gradient_x_input"), "at_least": -1.0},
+    ),
+    "twin": (assert_passes_sanity_check, {"attribution": "saliency", "at_most": 1.0}),
+    "deceived": (
+        assert_explanation_robust,
+        {
+            "attack": "topk",
+            "attribution": "saliency",
+            "eps": EPS,
+            "metric": "spearman",
+            "at_least": -1.0,
+        },
+    ),
+    "recall": (
+        assert_trigger_recall,
+        {"trigger": backdoors.get("badnets", target=0), "at_least": 0.0, "inconclusive": "pass"},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SOFT)
+def test_checks_of_explanations_warn_of_probabilities(name):
+    subject, inputs, labels = problem("smooth", 12)
+    soft = Classifier(Changed(bare(subject), after=lambda logits: logits.softmax(1)))
+    assertion, options = SOFT[name]
+    labelled = {} if name == "recall" else {"labels": labels}
+    found, expected = (
+        assertion(each, inputs, **labelled, **options, undefined_at_most=1.0).record.warnings
+        for each in (soft, subject)
+    )
+    assert found.keys() == {"softmax output"}
+    assert not expected
 
 
 def test_strict_is_a_flag():
