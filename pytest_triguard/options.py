@@ -10,11 +10,11 @@ from __future__ import annotations
 import argparse
 import math
 import os
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from pytest_triguard.errors import ConfigError
+from pytest_triguard.errors import ConfigError, nearest
 from pytest_triguard.settings import Settings
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ JUNIT = ("properties", "none")
 """Whether a test in the JUnit file has its numbers as properties. The schema that the xUnit plugin
 of Jenkins holds a file against does not know properties of a test."""
 
+_PREFIX = "--triguard-"
 _OFF = frozenset({"none", "false", "off"})
 
 
@@ -159,7 +160,7 @@ class Option(NamedTuple):
     @property
     def flag(self) -> str:
         """The option as the command line spells it."""
-        return f"--triguard-{self.name}"
+        return f"{_PREFIX}{self.name}"
 
     @property
     def key(self) -> str:
@@ -257,10 +258,30 @@ def add_options(parser: pytest.Parser) -> None:
             default=None,
         )
     for name, text in FLAGS.items():
-        group.addoption(f"--triguard-{name}", dest=_dest(name), action="store_true", help=text)
+        group.addoption(f"{_PREFIX}{name}", dest=_dest(name), action="store_true", help=text)
     for option in OPTIONS:
         if option.ini:
             parser.addini(option.key, f"{option.help}; same as {option.flag}", default=None)
+
+
+def check_spelling(parser: pytest.Parser, args: Sequence[str]) -> None:
+    """Refuse options that begin like ours and that nobody knows, with the nearest name.
+
+    Args:
+        parser: The parser, when every plugin and conftest.py has added its options.
+        args: The command line, that of the ini file included.
+
+    Raises:
+        ConfigError: If there is one.
+    """
+    if not any(each.startswith(_PREFIX) for each in args):
+        return
+    known = [*(option.name for option in OPTIONS), *FLAGS]
+    for each in parser.parse_known_and_unknown_args(args)[1]:
+        if each.startswith(_PREFIX):
+            name = each.removeprefix(_PREFIX).partition("=")[0]
+            hint = nearest(name, known).replace(" '", f" '{_PREFIX}")
+            raise ConfigError(f"unknown option {_PREFIX}{name}{hint}")
 
 
 def _dest(name: str) -> str:
@@ -306,7 +327,7 @@ def given_options(config: pytest.Config) -> dict[str, Given]:
             given[option.name] = Given(value, option.flag, config.invocation_params.dir)
     for name in FLAGS:
         if config.getoption(_dest(name), False):
-            given[name] = Given(True, f"--triguard-{name}", config.invocation_params.dir)
+            given[name] = Given(True, f"{_PREFIX}{name}", config.invocation_params.dir)
     return given
 
 

@@ -63,9 +63,20 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     options.add_options(parser)
 
 
-def pytest_load_initial_conftests(early_config: pytest.Config) -> None:
-    """Remember which options there are before any conftest.py adds its own."""
+@pytest.hookimpl(wrapper=True)
+def pytest_load_initial_conftests(
+    early_config: pytest.Config, parser: pytest.Parser, args: list[str]
+) -> Generator[None, object, object]:
+    """Remember which options there are before any conftest.py adds its own; refuse a misspelt one.
+
+    An option that looks like ours may be one that a conftest.py adds.
+    """
     early_config.stash[KNOWN_OPTIONS] = frozenset(vars(early_config.known_args_namespace))
+    result = yield
+    if not early_config.known_args_namespace.help:
+        with _usage_errors():
+            options.check_spelling(parser, args)
+    return result
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -120,6 +120,33 @@ def test_wrong_value_on_the_command_line(run, name, text):
     result.stderr.fnmatch_lines([f"*argument --triguard-{name}: *{text}*"])
 
 
+@pytest.mark.parametrize(
+    ("typed", "hint"),
+    [
+        (["--triguard-devise=cpu"], "--triguard-devise; did you mean '--triguard-device'?"),
+        (["--triguard-sed", "3"], "--triguard-sed; did you mean '--triguard-seed'?"),
+        (["--triguard-upadte"], "--triguard-upadte; did you mean '--triguard-update'?"),
+        (["--triguard-xyz"], "--triguard-xyz"),
+    ],
+)
+def test_a_misspelt_option_is_answered_with_the_nearest(run, typed, hint):
+    result = run(*typed)
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    assert [line for line in result.stderr.lines if line] == [f"ERROR: unknown option {hint}"]
+
+
+def test_a_misspelt_option_does_not_hide_the_help(run):
+    assert run("--triguard-devise=cpu", "--help").ret == 0
+
+
+def test_an_option_of_a_conftest_may_begin_like_ours(project, run):
+    project.makeconftest(
+        "def pytest_addoption(parser): parser.addoption('--triguard-extra', action='store_true')"
+    )
+    project.makepyfile(test_idle="def test_idle(): pass")
+    run("--triguard-extra").assert_outcomes(passed=1)
+
+
 @pytest.mark.parametrize(("name", "text"), WRONG)
 def test_wrong_value_in_the_ini_file(project, run, name, text):
     project.makepyfile(test_idle="def test_idle(): pass")
