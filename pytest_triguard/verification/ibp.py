@@ -108,7 +108,8 @@ def _magnitude(head: Head, values: Tensor) -> Tensor:
 def _spread(weight: Tensor, rows: Rows, radius: Tensor) -> Tensor:
     """Return how far each row moves when each input moves by up to its radius, `(n, S)`."""
     parts = [
-        (merged.abs() @ radius.unsqueeze(2)).squeeze(2) for merged in _merged(weight, rows, radius)
+        (merged.abs() @ radius.unsqueeze(1).mT).squeeze(2)
+        for merged in _merged(weight, rows, radius)
     ]
     return torch.cat(parts, dim=1)
 

@@ -20,7 +20,7 @@ from pytest_triguard.verification.operators.shape import pair
 from pytest_triguard.verification.relaxations import Affine, Kernel
 from pytest_triguard.verification.windows import Windowed
 
-_PRODUCTS = 2**16
+_PRODUCTS = 2**17
 """Products of a transposed convolution that are held at a time."""
 
 
