@@ -25,6 +25,9 @@ _CHANNELS = 8
 _STRIDE = 2
 """Largest stride, as each phase is put in place by itself."""
 
+_WIDTH = 12
+"""Columns that a product of matrices in float64 takes together; fewer at its end cost as much."""
+
 _WASTE = 2.0
 """Largest number of products for one that is not with a zero."""
 
@@ -35,6 +38,7 @@ class _Line:
 
     Attributes:
         padded: Places of rows with zeros around, that the tiles are shifted over.
+        pitch: Places from one line to the next, which may share zeros.
         count: Places that are computed.
         given: Places of the rows that count.
         to: Where they are put.
@@ -42,6 +46,7 @@ class _Line:
     """
 
     padded: int
+    pitch: int
     count: int
     given: slice
     to: slice
@@ -61,8 +66,9 @@ class _Line:
             inner = (begins + offset) // step
             places = len(range(begins, size, step))
             phases.append((slice(inner, inner + places), slice(begins, size, step)))
-        given = slice(begin, begin + number)
-        return _Line(padded, count, given, slice(to, to + number), phases)
+        given, filled = slice(begin, begin + number), slice(to, to + number)
+        shared = min(filled.start, padded - filled.stop, tiles - 1)
+        return _Line(padded, padded - shared, count, given, filled, phases)
 
 
 @dataclass(frozen=True)
@@ -111,8 +117,10 @@ class Phases:
             _Line.of(*each)
             for each in zip(rows.shape[2:], size, before, self.steps, self.tiles, strict=True)
         )
-        (inputs, outputs), wide = (rows.shape[1], self.weights.shape[1]), across.padded
-        area, length = down.padded * wide + self.tiles[1] - 1, down.count * wide
+        (inputs, outputs), wide = (rows.shape[1], self.weights.shape[1]), across.pitch
+        used = down.count * wide
+        length = -(-used // _WIDTH) * _WIDTH
+        area = (self.tiles[0] - 1) * wide + self.tiles[1] - 1 + length
         channels = outputs // (self.steps[0] * self.steps[1])
         found = rows.new_empty(len(rows), channels, *size)
         taken = inputs * area + outputs * length + found[:1].numel()
@@ -122,7 +130,7 @@ class Phases:
         lines = held[..., : down.padded * wide].view(step, inputs, -1, wide)
         images = lines[..., down.to, across.to]
         product = rows.new_empty(step, outputs, length)
-        phases = product.view(step, channels, *self.steps, -1, wide)
+        phases = product[..., :used].view(step, channels, *self.steps, -1, wide)
         given, tiles = rows[:, :, down.given, across.given], self._tiles(held, wide, length)
         moves = [
             (torch.split(found[:, :, outer, other], step), phases[:, :, top, left, inner, own])
