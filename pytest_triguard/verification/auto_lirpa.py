@@ -16,6 +16,7 @@ sampled outputs in every method. All else is `Unsupported`, by name and module p
   a formula without epsilon), softmax, powers and every other operator that is not on the list;
 * average pools that overlap or are padded, which it bounds wrongly;
 * max-pools that overlap or are padded, in all methods but `ibp`; any max-pool in `alpha_crown`;
+* leaky ReLU with a slope beyond 0 to 1, whose chord it takes for an upper line;
 * convolutions with groups or dilation in patches mode, which it bounds wrongly: matrices are used;
 * weights that are not finite (a NaN bias becomes 0 in the library).
 

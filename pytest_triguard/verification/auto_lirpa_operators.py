@@ -50,6 +50,10 @@ def refuse(node: Any, reached: set[str], method: str) -> None:
         raise Unsupported(f"{place} has weights that depend on the input")
     if node.op == "onnx::Conv" and "pads" not in node.attr:
         raise Unsupported(f"{place} has a padding by name; {PACKAGE} knows only numbers")
+    if node.op == "onnx::LeakyRelu" and not 0 <= node.attr["alpha"] <= 1:
+        raise Unsupported(
+            f"{place} has negative_slope={node.attr['alpha']:g}; {PACKAGE} takes it for convex"
+        )
     if node.op in (POOL, "onnx::AveragePool"):
         _refuse_pool(node, place, method)
 

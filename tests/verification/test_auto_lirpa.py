@@ -257,6 +257,17 @@ def test_division_is_refused(method):
 
 @needs_peer
 @methods
+@pytest.mark.parametrize("slope", [1.5, -0.5])
+def test_a_leaky_relu_that_is_not_convex_is_refused(method, slope):
+    """Its chord is no upper line: the library proved what random points broke."""
+    activation = nn.LeakyReLU(slope)
+    module = nn.Sequential(nn.Flatten(), nn.Linear(32, 5), activation, nn.Linear(5, 3))
+    with pytest.raises(Unsupported, match=rf"LeakyRelu at 2 has negative_slope={slope:g}"):
+        backend(module, method)
+
+
+@needs_peer
+@methods
 def test_layer_norm_is_refused(method):
     module = nn.Sequential(nn.Flatten(), nn.Linear(32, 5), nn.LayerNorm(5), nn.Linear(5, 3))
     with pytest.raises(Unsupported, match="at 2 is not among the operators"):

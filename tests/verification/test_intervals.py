@@ -9,11 +9,19 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+from torch.nn import functional
 
 from pytest_triguard import Classifier
 from pytest_triguard.verification.intervals import ROOM, Ball, Interval
 from pytest_triguard.verification.network import Network
-from pytest_triguard.verification.operators import affine, arithmetic, pooling, rectifiers, scaling
+from pytest_triguard.verification.operators import (
+    affine,
+    arithmetic,
+    arranging,
+    pooling,
+    rectifiers,
+    scaling,
+)
 from pytest_triguard.verification.operators import shape as shapes
 
 UNIT = {torch.float32: Fraction(1, 2**24), torch.float64: Fraction(1, 2**53)}
@@ -165,3 +173,18 @@ def test_converted_weights_are_kept_up_to_a_limit(monkeypatch):
 
 def test_the_room_pays_for_the_longest_chain():
     assert ROOM >= 2 * scaling._SCALING
+
+
+def test_a_ball_without_extent_hides_no_rounding():
+    """In a padding nothing varies, so that no radius could pay for what a scaling rounds there."""
+    inner = torch.rand(1, 1, 2, 2)
+    ball = Ball(inner, torch.ones(1, 1, 2, 2), torch.tensor([0.01]), "l2")
+    padded = arranging.pad(Interval(inner - 0.01, inner + 0.01, ball), (1, 1, 1, 1))
+    factor, centre = torch.full((1, 1, 1, 1), 1.3), torch.full((1, 1, 1, 1), 1234567.8)
+    shift = factor * centre + 0.3
+    moved = scaling.scaled(padded, factor, centre, shift)
+    border = functional.pad(torch.zeros(1, 2, 2), (1, 1, 1, 1), value=1.0).flatten(1)
+    found = affine.linear(moved.rearranged(lambda values: values.flatten(1)), border)
+    exact = 12 * (shift.double() - factor.double() * centre.double())
+    assert found.lower.double() <= exact <= found.upper.double()
+    assert scaling.scaled(padded, torch.zeros_like(factor), centre, shift).ball is not None

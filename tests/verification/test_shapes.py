@@ -267,6 +267,20 @@ def test_the_nearest_element_is_bounded_where_every_dtype_copies_the_same():
                 rule.interval(value, (1, 129))
 
 
+def test_an_average_over_a_large_area_pays_for_all_that_it_sums():
+    """In float32, sums of a quarter of a million numbers drift by thousands of roundings."""
+    rule, size, unit = TABLE[functional.interpolate], (2, 2), torch.finfo(torch.float32).eps / 2
+    for number in (0.7, 0.9):
+        images = torch.full((1, 1, 1024, 1024), number)
+        own = functional.interpolate(images, size, mode="area").double()
+        wide = images.double()
+        real = functional.interpolate(wide, size, mode="area")
+        error = rule.evaluation(Interval(wide, wide), size, mode="area", unit=unit)
+        assert ((own - real).abs() <= error).all()
+        bounds = rule.interval(Interval(images, images), size, mode="area")
+        assert ((bounds.lower.double() <= real) & (real <= bounds.upper.double())).all()
+
+
 @pytest.mark.parametrize("method", ["ibp", "crown_ibp", "crown"])
 @pytest.mark.parametrize(
     "pool", [nn.MaxPool2d(3, 2, 1), nn.AvgPool2d(3, 2, 1), nn.AdaptiveAvgPool2d(2)]

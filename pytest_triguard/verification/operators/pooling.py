@@ -24,8 +24,13 @@ from pytest_triguard.verification.relaxations import Affine, transposed
 
 
 @dataclass(frozen=True)
-class _Average:
-    """An average: its arithmetic, and the largest number of terms."""
+class Average:
+    """An average.
+
+    Attributes:
+        apply: Its arithmetic.
+        terms: The largest number of terms.
+    """
 
     apply: Callable[[Tensor], Tensor]
     terms: int
@@ -39,7 +44,7 @@ def _avg_pool2d(
     ceil_mode: bool = False,
     count_include_pad: bool = True,
     divisor_override: int | None = None,
-) -> _Average:
+) -> Average:
     del input
     high, wide = pair(kernel_size)
     if divisor_override is not None and divisor_override < 0:
@@ -50,31 +55,31 @@ def _avg_pool2d(
             values, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override
         )
 
-    return _Average(average, high * wide)
+    return Average(average, high * wide)
 
 
-def _adaptive_avg_pool2d(input: Interval, output_size: Any) -> _Average:
+def _adaptive_avg_pool2d(input: Interval, output_size: Any) -> Average:
     rows, columns = input.shape[-2:]
-    return _Average(
+    return Average(
         lambda values: functional.adaptive_avg_pool2d(values, output_size), rows * columns
     )
 
 
-def _mean(input: Interval, dim: Any = None, keepdim: bool = False) -> _Average:
+def _mean(input: Interval, dim: Any = None, keepdim: bool = False) -> Average:
     """Over dimensions that are not the samples'."""
     dims = reduced(input, dim)
     terms = torch.Size(input.shape[each] for each in dims).numel()
-    return _Average(lambda values: values.mean(dims, keepdim), terms)
+    return Average(lambda values: values.mean(dims, keepdim), terms)
 
 
-def _sum(input: Interval, dim: Any = None, keepdim: bool = False) -> _Average:
+def _sum(input: Interval, dim: Any = None, keepdim: bool = False) -> Average:
     """Over dimensions that are not the samples'."""
     dims = reduced(input, dim)
     terms = torch.Size(input.shape[each] for each in dims).numel()
-    return _Average(lambda values: values.sum(dims, keepdim), terms)
+    return Average(lambda values: values.sum(dims, keepdim), terms)
 
 
-def _averaging(average: Callable[..., _Average]) -> dict[str, Any]:
+def averaging(average: Callable[..., Average]) -> dict[str, Any]:
     """Return the rules of an average, all with its arguments."""
 
     @wraps(average)
@@ -100,10 +105,10 @@ def _averaging(average: Callable[..., _Average]) -> dict[str, Any]:
     return {"interval": interval, "relaxation": relaxation, "evaluation": evaluation}
 
 
-AVG_POOL = _averaging(_avg_pool2d)
-ADAPTIVE_AVG_POOL = _averaging(_adaptive_avg_pool2d)
-MEAN = _averaging(_mean)
-SUM = _averaging(_sum)
+AVG_POOL = averaging(_avg_pool2d)
+ADAPTIVE_AVG_POOL = averaging(_adaptive_avg_pool2d)
+MEAN = averaging(_mean)
+SUM = averaging(_sum)
 avg_pool2d, adaptive_avg_pool2d, mean = (
     rules["interval"] for rules in (AVG_POOL, ADAPTIVE_AVG_POOL, MEAN)
 )
@@ -119,7 +124,7 @@ def reduced(input: Interval, dim: Any) -> list[int]:
     return dims
 
 
-def _averaged(input: Interval, average: _Average) -> Interval:
+def _averaged(input: Interval, average: Average) -> Interval:
     share = product_share(average.terms, input.dtype)
     centre, reach = input.parts(share)
     radius = average.apply(reach).abs_().mul_(1 + share)

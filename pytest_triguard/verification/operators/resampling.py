@@ -1,4 +1,8 @@
-"""Rules of interpolation: linear, with weights from 0 to 1 that add up to one."""
+"""Rules of interpolation: linear, with weights from 0 to 1 that add up to one.
+
+In most modes few weights are not zero, and they come from rounded positions. In the mode "area" a
+sum goes over as many elements as there may be: what it rounds is that of an average.
+"""
 
 from __future__ import annotations
 
@@ -11,12 +15,14 @@ from torch.nn import functional
 from pytest_triguard.verification import rounding
 from pytest_triguard.verification.intervals import Interval
 from pytest_triguard.verification.operators.arranging import copied, repeated
+from pytest_triguard.verification.operators.pooling import Average, averaging
 from pytest_triguard.verification.operators.rule import Unsupported
 from pytest_triguard.verification.operators.shape import Change
 from pytest_triguard.verification.relaxations import Affine, flat_rows
 
 _COPYING = ("nearest", "nearest-exact")
-_MODES = (*_COPYING, "linear", "bilinear", "trilinear", "area")
+_AREA = "area"
+_MODES = (*_COPYING, "linear", "bilinear", "trilinear", _AREA)
 
 
 def interpolate(
@@ -29,21 +35,26 @@ def interpolate(
     antialias: bool = False,
 ) -> Interval:
     """Bounds of `functional.interpolate` in the modes whose weights are not negative."""
-    change, copies = _resized(
-        size, scale_factor, mode, align_corners, recompute_scale_factor, antialias
-    )
-    if copies:
+    arguments = size, scale_factor, mode, align_corners, recompute_scale_factor, antialias
+    change, _ = _resized(*arguments)
+    if mode in _COPYING:
         _refuse_ambiguous(input, change)
         return repeated(input, change)
+    if mode == _AREA:
+        found: Interval = _AVERAGED["interval"](input, *arguments)
+        return found
     error = _rounded(input, change(input.lower), rounding.roundoff(input.dtype))
     return Interval(change(input.lower) - error, change(input.upper) + error)
 
 
 def interpolate_relaxation(input: Interval, *args: Any, **kwargs: Any) -> Affine:
     """The interpolation itself."""
-    change, copies = _resized(*args, **kwargs)
-    if copies:
+    change, mode = _resized(*args, **kwargs)
+    if mode in _COPYING:
         return copied(input, change, _transposed(input, change))
+    if mode == _AREA:
+        found: Affine = _AVERAGED["relaxation"](input, *args, **kwargs)
+        return found
     result = change(input.lower)
     unit = rounding.roundoff(input.dtype)
     terms = rounding.accumulated(result[0].numel(), unit)
@@ -53,9 +64,12 @@ def interpolate_relaxation(input: Interval, *args: Any, **kwargs: Any) -> Affine
 
 def interpolate_evaluation(input: Interval, *args: Any, unit: float, **kwargs: Any) -> Tensor:
     """Rounding of the module's own weights and sums."""
-    change, copies = _resized(*args, **kwargs)
-    if copies:
+    change, mode = _resized(*args, **kwargs)
+    if mode in _COPYING:
         return input.lower.new_zeros(())
+    if mode == _AREA:
+        found: Tensor = _AVERAGED["evaluation"](input, *args, unit=unit, **kwargs)
+        return found
     result = change(input.lower)
     return _rounded(input, result, unit) + rounding.lost(torch.zeros_like(result), 64)
 
@@ -73,8 +87,8 @@ def _resized(
     align_corners: bool | None = None,
     recompute_scale_factor: bool | None = None,
     antialias: bool = False,
-) -> tuple[Change, bool]:
-    """Return what an interpolation does with a tensor, and whether it only copies elements."""
+) -> tuple[Change, str]:
+    """Return what an interpolation does with a tensor, and its mode."""
     if mode not in _MODES or antialias:
         raise Unsupported(f"mode={mode!r}, antialias={antialias}")
 
@@ -83,7 +97,16 @@ def _resized(
             values, size, scale_factor, mode, align_corners, recompute_scale_factor
         )
 
-    return change, mode in _COPYING
+    return change, mode
+
+
+def _average(input: Interval, *args: Any, **kwargs: Any) -> Average:
+    """Return an interpolation in the mode "area"."""
+    change, _ = _resized(*args, **kwargs)
+    return Average(change, input.shape[2:].numel())
+
+
+_AVERAGED = averaging(_average)
 
 
 def _refuse_ambiguous(input: Interval, change: Change) -> None:

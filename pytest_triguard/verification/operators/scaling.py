@@ -199,11 +199,17 @@ def scaled_evaluation(
 
 def _scaled_ball(
     ball: Ball, factor: Tensor, run: Callable[[Tensor], tuple[Tensor, Tensor]]
-) -> Ball:
-    """Scale a ball; what was rounded in its centre widens its radius."""
+) -> Ball | None:
+    """Scale a ball; what was rounded in its centre widens its radius.
+
+    No radius widens it where it has no extent, as in a padding: then there is no ball left, unless
+    the factor is zero, which makes the result exact.
+    """
     centre, error = run(ball.centre)
     unit = rounding.roundoff(centre.dtype)
     scale = (ball.scale * factor.abs()).expand_as(centre) * (1 + _ROUNDINGS * unit)
+    if bool(((scale == 0) & (factor != 0)).any()):
+        return None
     moved = torch.where(scale == 0, torch.zeros_like(error), error / scale)
     growth = 1 + rounding.gamma(centre[0].numel(), centre.dtype)
     return Ball(centre, scale, (ball.radius + lengths(moved, ball.norm)) * growth, ball.norm)
