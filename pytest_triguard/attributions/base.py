@@ -174,7 +174,7 @@ class Attribution(ABC):
             place = int((~sound).nonzero()[0, 0])
             raise ModelError(
                 f"{self.name} must give finite maps, but that of sample {place} holds NaN or "
-                "infinity; the module's gradient is not finite there"
+                "infinity; the module's outputs or gradients are not finite there"
             )
 
 

@@ -163,6 +163,19 @@ OF_ONE = [
         InputError,
         "noise_level must be at least 0, but inf came",
     ),
+    *(
+        (name, {argument: value}, InputError, f"{argument} must be finite, but a Tensor of shape")
+        for name, argument, value in (
+            ("integrated_gradients", "baseline", X[0] / 0),
+            ("guided_ig", "baseline", X.log() * 0),
+            ("deeplift", "baseline", X[0] / 0),
+            ("occlusion", "baseline", X[0] / 0),
+            ("expected_gradients", "references", X / 0),
+            ("lpi", "references", X / 0),
+            ("lpi", "weights", torch.tensor([math.nan, 1.0])),
+            ("lpi", "centers", torch.tensor([[math.nan, 1.0]])),
+        )
+    ),
 ]
 CALLS = [
     (
@@ -205,6 +218,13 @@ def test_a_bad_hyperparameter_is_refused(row):
 def test_a_bad_hyperparameter_of_one_method_is_refused(name, options, error, message):
     with refused(error, message):
         attributions.get(name, **options)
+
+
+def test_a_tensor_that_is_not_finite_is_refused_where_it_is_not():
+    baseline = X[0].clone()
+    baseline[1, 2, 0] = math.nan
+    with refused(InputError, "came, which holds NaN or infinity, first at (1, 2, 0)"):
+        attributions.get("integrated_gradients", baseline=baseline)
 
 
 def test_an_unknown_attribution_is_refused_with_the_nearest():
