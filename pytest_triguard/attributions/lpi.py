@@ -51,7 +51,7 @@ class LPI(AlongLines):
     facts: ClassVar[Facts] = Facts(
         cost="1 per reference, and 1 forward",
         sign="signed",
-        axioms=("complete on average", "linear"),
+        axioms=("complete on average", "linear with one cluster"),
     )
 
     references: Tensor | None = None

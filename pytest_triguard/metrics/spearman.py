@@ -49,7 +49,7 @@ class Spearman(ReducedPair):
         """Return the correlation of each pair, `(N,)`."""
         first, second = (_unit_ranks(self.reduced(each).flatten(1)) for each in (maps, others))
         # Half the squared distance of unit vectors is 1 - cos: of equal ranks exactly 0, where the
-        # product of float32 vectors with themselves is 0.9999999, which no threshold of 1 lets pass.
+        # product of float32 vectors with themselves is 0.9999999, below any threshold of 1.
         alike = 1 - (first - second).square().sum(1) / 2
         opposite = (first + second).square().sum(1) / 2 - 1
         return torch.where(alike >= 0, alike, opposite).clamp(-1.0, 1.0)
