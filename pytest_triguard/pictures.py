@@ -113,7 +113,8 @@ def displacement(
         title: Shown above.
 
     Returns:
-        Panels of both images, both maps as shares of absolute attribution, and the displacement.
+        Panels of both images, both maps as shares of absolute attribution on one scale, and the
+        displacement on a scale of its own, which shows where and not how much.
 
     Raises:
         InputTypeError: If something is no floating tensor.
