@@ -311,16 +311,19 @@ def _ids(ids: Any, count: int) -> list[Hashable]:
     return listed
 
 
-def _refuse_shuffling(loader: DataLoader[Any]) -> None:
+def shuffler(loader: DataLoader[Any]) -> str:
+    """Return the name of the sampler by which a loader shuffles, or nothing."""
     samplers = (loader.sampler, getattr(loader.batch_sampler, "sampler", None))
-    random = [sampler for sampler in samplers if isinstance(sampler, _RANDOM)]
-    if not random:
-        return
-    first = next(iter(loader), None)
-    if first is None or _parts(first)[2] is None:
+    return next((type(each).__name__ for each in samplers if isinstance(each, _RANDOM)), "")
+
+
+def _refuse_shuffling(loader: DataLoader[Any]) -> None:
+    sampler = shuffler(loader)
+    first = next(iter(loader), None) if sampler else None
+    if sampler and (first is None or _parts(first)[2] is None):
         raise InputError(
             "inputs must be a loader that does not shuffle, but its sampler is a "
-            f"{type(random[0]).__name__}; use shuffle=False, or let it bring (input, label, id)"
+            f"{sampler}; use shuffle=False, or let it bring (input, label, id)"
         )
 
 

@@ -78,7 +78,7 @@ def drift_panels(image: Tensor, maps: Mapping[str, Tensor], *, title: str = "") 
 
     Raises:
         InputTypeError: If something is no floating tensor.
-        InputError: If a shape is wrong, a map is zero, or there are fewer than two.
+        InputError: If a shape is wrong, a map is zero or not finite, or there are fewer than two.
         TriGuardError: If matplotlib is not installed.
     """
     if len(maps) < 2:
@@ -113,11 +113,12 @@ def displacement(
         title: Shown above.
 
     Returns:
-        Panels of both images, both maps as shares of absolute attribution, and the displacement.
+        Panels of both images, both maps as shares of absolute attribution on one scale, and the
+        displacement on a scale of its own, which shows where and not how much.
 
     Raises:
         InputTypeError: If something is no floating tensor.
-        InputError: If a shape is wrong, or a map is zero.
+        InputError: If a shape is wrong, or a map is zero or not finite.
         TriGuardError: If matplotlib is not installed.
     """
     clean, moved = (
@@ -231,8 +232,9 @@ def _map(name: str, attribution: Any, image: Tensor) -> Array:
 def _shares(name: str, values: Array, elements: Array) -> Array:
     """Return values as shares of the mass of the elements they are made of."""
     mass = float(np.abs(elements).sum())
-    if not mass > 0:
-        raise InputError(f"{name} must hold attribution, but it is zero")
+    if not 0 < mass < np.inf:
+        found = "zero" if mass == 0 else "not finite"
+        raise InputError(f"{name} must hold attribution, but it is {found}")
     return values / mass
 
 

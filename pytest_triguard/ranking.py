@@ -55,7 +55,8 @@ class Rank:
         difference: By how much its number differs from the leader's on those samples; None for the
             leader itself.
         difference_interval: Interval of the difference, or None where there is none.
-        reason: Why it cannot be compared, or has no interval; else empty.
+        reason: Why it cannot be compared, has no interval, or differs from the leader by another
+            amount than their values do: some samples count for one of them alone; else empty.
     """
 
     nodeid: str
@@ -160,6 +161,7 @@ def _rank(record: Record, leader: Record, sign: float, confidence: float) -> Ran
     both = ~np.isnan(before) & ~np.isnan(after)
     if not both.any():
         return _row(record, reason="no sample counts for both")
+    fewer = bool((np.isnan(before) != np.isnan(after)).any())
     before, after = before[both], after[both]
     noise = RESOLUTION * np.maximum(np.abs(before), np.abs(after))
     after = np.where(np.abs(after - before) <= noise, before, after)
@@ -167,13 +169,15 @@ def _rank(record: Record, leader: Record, sign: float, confidence: float) -> Ran
     change = statistic_value(after, statistic) - statistic_value(before, statistic)
     interval = _interval(before, after, record, statistic, confidence)
     worse = interval is not None and max(sign * end for end in interval) < 0
+    reasons = [] if interval is not None else [_missing(before, after, statistic)]
+    reasons += [f"on the {len(before)} samples that count for both"] if fewer else []
     return _row(
         record,
         place=Place.WORSE if worse else Place.TIE,
         pairs=len(before),
         difference=change,
         interval=interval,
-        reason="" if interval is not None else _missing(before, after, statistic),
+        reason="; ".join(reasons),
     )
 
 

@@ -95,6 +95,8 @@ def test_wrong_pictures_are_refused(image):
         pictures.drift_panels(image, {"zero": image})
     with pytest.raises(InputError, match="clean_map must hold attribution, but it is zero"):
         pictures.displacement(image, image, 0 * image, image)
+    with pytest.raises(InputError, match="blur must hold attribution, but it is not finite"):
+        pictures.drift_panels(image, {"zero": image, "blur": image / 0})
     with pytest.raises(InputError, match="at least one curve, but none came"):
         pictures.removal_curves({})
 

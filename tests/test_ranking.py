@@ -121,6 +121,17 @@ def test_samples_that_do_not_count_for_both_are_left_out():
     found = ranked(check("all", BASE + 2), check("some", values))
     assert found.rows[1].pairs == 55
     assert found.rows[1].difference == pytest.approx(-2, abs=1e-5)
+    assert found.rows[1].reason == "on the 55 samples that count for both"
+
+
+def test_a_leader_that_lacks_samples_is_told_with_the_others():
+    values = BASE + 2
+    values[:45] = np.nan
+    found = ranked(check("some", values), check("all", BASE), check("too", BASE - 1))
+    reason = "no interval from fewer than 20 samples; on the 15 samples that count for both"
+    assert [row.reason for row in found.rows] == ["", reason, reason]
+    found = ranked(check("some", values), check("as few", values - 1))
+    assert "count for both" not in found.rows[1].reason
 
 
 def test_rounding_does_not_make_a_best():

@@ -155,7 +155,7 @@ class Attribution(ABC):
             InputError: If a value is refused.
             ModelError: If the module breaks what a classifier promises, or a map is not finite.
         """
-        with running(classifier, inputs, ids=ids, targets=targets) as run:
+        with running(classifier, inputs, ids=ids, targets=targets, by_place=True) as run:
             run.tune(self.passes_per_sample)
             device = run.like.device
             parts = [maps.to(device) for _, maps in self.stream(run.model, run.samples)]
@@ -174,7 +174,7 @@ class Attribution(ABC):
             place = int((~sound).nonzero()[0, 0])
             raise ModelError(
                 f"{self.name} must give finite maps, but that of sample {place} holds NaN or "
-                "infinity; the module's gradient is not finite there"
+                "infinity; the module's outputs or gradients are not finite there"
             )
 
 

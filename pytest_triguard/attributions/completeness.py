@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -44,15 +45,17 @@ class Summing(Attribution):
             ids: Likewise.
 
         Returns:
-            `(N,)`, on the device of the inputs.
+            `(N,)`, on the device of the inputs; NaN where it should be 0.
         """
-        with running(classifier, inputs, ids=ids, targets=targets) as run:
+        with running(classifier, inputs, ids=ids, targets=targets, by_place=True) as run:
             run.tune(self.passes_per_sample)
             errors = torch.cat(list(self.completeness_errors(run.model, run.samples)))
             return errors.to(run.like.device)
 
 
 def shortfall(total: Tensor, expected: Tensor) -> Tensor:
-    """Return the distance of each sum from what is expected, as a fraction of that, `(n,)`."""
-    tiny = torch.finfo(expected.dtype).tiny
-    return (total - expected).abs() / expected.abs().clamp_min(tiny)
+    """Return the distance of each sum from what is expected, as a fraction of that, `(n,)`.
+
+    NaN where nothing is expected: there is no fraction of 0, and no error of 0 either.
+    """
+    return ((total - expected).abs() / expected.abs()).masked_fill(expected == 0, math.nan)

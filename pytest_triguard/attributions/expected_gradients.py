@@ -10,6 +10,7 @@ from torch import Tensor
 
 from pytest_triguard.attributions.lines import AlongLines, Lines
 from pytest_triguard.engine import draws
+from pytest_triguard.engine.baselines import check_finite
 from pytest_triguard.engine.estimators import Copies
 from pytest_triguard.engine.geometry import per_row
 from pytest_triguard.engine.model import Model
@@ -146,6 +147,8 @@ def _check_references(references: object) -> None:
             "references must be a floating tensor (R, C, H, W) of at least one reference, but "
             f"{describe(references)} came"
         )
+    else:
+        check_finite("references", references)
 
 
 def _given(references: Tensor, batch: Batch) -> Tensor:

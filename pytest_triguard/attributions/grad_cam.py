@@ -73,6 +73,11 @@ class GradCAM(Attribution):
             values["layer"] = type(self.layer).__name__
         return values
 
+    def describe(self) -> str:
+        """Return the method and why its maps can be zero in words, for reports."""
+        cut_off = ", zero where the activation is negative (relu=False keeps it)"
+        return super().describe() + (cut_off if self.relu else "")
+
     def explain(self, model: Model, batch: Batch) -> Tensor:
         """Return the maps, `(n, C, H, W)`."""
         inputs = batch.inputs

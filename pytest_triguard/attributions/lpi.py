@@ -12,6 +12,7 @@ from torch import Tensor
 from pytest_triguard.attributions.base import known_logits, with_logits
 from pytest_triguard.attributions.lines import AlongLines, Lines
 from pytest_triguard.engine import draws
+from pytest_triguard.engine.baselines import check_finite
 from pytest_triguard.engine.clusters import k_means
 from pytest_triguard.engine.equality import fingerprint
 from pytest_triguard.engine.estimators import Copies
@@ -50,7 +51,7 @@ class LPI(AlongLines):
     facts: ClassVar[Facts] = Facts(
         cost="1 per reference, and 1 forward",
         sign="signed",
-        axioms=("complete on average", "linear"),
+        axioms=("complete on average", "linear with one cluster"),
     )
 
     references: Tensor | None = None
@@ -128,7 +129,7 @@ class LPI(AlongLines):
         """
         whole("clusters", clusters, low=1)
         whole("references", references, low=1)
-        with running(classifier, inputs) as run:
+        with running(classifier, inputs, by_place=True) as run:
             run.tune(1, gradients=False)
             outputs = _outputs(run.model, run.samples)
             centers, cluster = k_means(outputs, clusters, seed=self.drawn_seed, name="lpi")
@@ -224,6 +225,7 @@ def _check_tensor(name: str, value: object) -> None:
         raise InputTypeError(f"{name} must be a tensor, but {describe(value)} came")
     if not value.dtype.is_floating_point:
         raise InputTypeError(f"{name} must be floating, but {describe(value)} came")
+    check_finite(name, value)
 
 
 def _check_weights(weights: Tensor, shape: tuple[int, ...]) -> None:

@@ -7,6 +7,8 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
+import torch
+
 from pytest_triguard import pictures
 from pytest_triguard.attributions import Attribution
 from pytest_triguard.attributions.base import known_targets
@@ -56,6 +58,7 @@ def measure_faithfulness(
     require_finite(ids, found["finite"], "maps")
     findings = []
     for each in curves:
+        each.require_finite(torch.from_numpy(found[each.direction]), ids)
         finding = about_maps(
             ids,
             found[each.direction],

@@ -22,11 +22,11 @@ Baseline = str | Tensor
 
 
 def check_baseline(name: str, baseline: object) -> None:
-    """Refuse what is neither a name from the bank nor a floating tensor.
+    """Refuse what is neither a name from the bank nor a finite floating tensor.
 
     Raises:
         InputTypeError: If the type is wrong.
-        InputError: If the name is unknown or the tensor has no usable shape.
+        InputError: If the name is unknown, or the tensor has no usable shape or is not finite.
     """
     if isinstance(baseline, str):
         one_of(name, baseline, BASELINES)
@@ -39,6 +39,23 @@ def check_baseline(name: str, baseline: object) -> None:
         raise InputError(
             f"{name} must be a floating tensor (C, H, W) or (N, C, H, W), but "
             f"{describe(baseline)} came"
+        )
+    else:
+        check_finite(name, baseline)
+
+
+def check_finite(name: str, values: Tensor) -> None:
+    """Refuse a tensor that holds NaN or infinity, before the network is blamed for its maps.
+
+    Raises:
+        InputError: If it does; the first place is named.
+    """
+    finite = values.isfinite()
+    if not bool(finite.all()):
+        place = tuple((~finite).nonzero()[0].tolist())
+        raise InputError(
+            f"{name} must be finite, but {describe(values)} came, which holds NaN or infinity, "
+            f"first at {place}"
         )
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from pytest_triguard.errors import InputError, InputTypeError
 from pytest_triguard.measurement import Measurement
-from pytest_triguard.validation import describe, number
+from pytest_triguard.validation import describe, share
 
 _FEWEST = 4
 """Below this many samples there is no interval: its width has `n - 3` under the root."""
@@ -70,10 +70,14 @@ def correlations(table: Mapping[str, Any], *, confidence: float = 0.95) -> list[
         One correlation per pair, in the order of the table.
 
     Raises:
-        InputTypeError: If a column holds no numbers.
+        InputTypeError: If the table is no mapping, or a column holds no numbers.
         InputError: If there are fewer than two columns, or they are of different samples.
     """
-    number("confidence", confidence, low=0, high=1, low_open=True)
+    share("confidence", confidence)
+    if not isinstance(table, Mapping):
+        raise InputTypeError(
+            f"table must be a mapping of names to measurements, but {describe(table)} came"
+        )
     columns = {name: _column(name, values) for name, values in table.items()}
     if len(columns) < 2:
         raise InputError(f"table must hold at least two measurements, but {len(columns)} came")

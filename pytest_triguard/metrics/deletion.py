@@ -16,7 +16,8 @@ class Deletion(RemovalCurve):
 
     Low where the map names the pixels that the output rests on first. With `ranking="reversed"` it
     is high there: the curve of the least important pixels first (LeRF), which is that of
-    `Insertion` read backwards. With `baseline="road"` it is Remove and Debias.
+    `Insertion` read backwards, where no step ends on half a pixel. With `baseline="road"` it is
+    Remove and Debias.
 
     References:
         Petsiuk et al. 2018, "RISE: Randomized Input Sampling for Explanation of Black-box

@@ -125,7 +125,7 @@ def check_imputation(name: str, chosen: object) -> None:
 
     Raises:
         InputTypeError: If the type is wrong.
-        InputError: If the name is unknown or the tensor has no usable shape.
+        InputError: If the name is unknown, or the tensor has no usable shape or is not finite.
     """
     if isinstance(chosen, str):
         one_of(name, chosen, (*BASELINES, ROAD))

@@ -31,7 +31,8 @@ class MaxSensitivity(ModelMetric):
     bound of the largest change in the ball.
 
     Args:
-        attribution: The method that made the maps, by name or as it is.
+        attribution: The method that made the maps, by name or as it is. Nothing can tell that the
+            maps are another method's: their distance to its maps is then what comes.
         radius: Half width of the perturbations, in input units.
         copies: Number of perturbations.
 

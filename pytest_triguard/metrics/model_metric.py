@@ -105,9 +105,18 @@ class ModelMetric(Metric):
             `(N, ...)` in the dtype and on the device of the maps.
         """
         maps = check_maps("maps", maps)
-        with running(classifier, inputs, ids=ids, targets=targets) as run:
+        with running(classifier, inputs, ids=ids, targets=targets, by_place=True) as run:
             parts = [measure(run.model, batch, some) for batch, some in self.blocks(run, maps)]
-        return torch.cat(parts).to(maps.device, maps.dtype)
+        values = torch.cat(parts)
+        self.require_finite(values)
+        return values.to(maps.device, maps.dtype)
+
+    def require_finite(self, values: Tensor) -> None:
+        """Refuse what the network's outputs made of the numbers, `(N, ...)`; nothing by default.
+
+        Raises:
+            ModelError: If outputs that the metric asked for are not finite.
+        """
 
     def blocks(self, run: Run, maps: Tensor) -> Iterator[tuple[Batch, Tensor]]:
         """Yield samples on the device, their targets filled in, and their maps.

@@ -56,7 +56,7 @@ def random_ranks(keys: Tensor, pixels: int, *, seed: int) -> Tensor:
 
 
 def cut_points(pixels: int, steps: int) -> list[int]:
-    """Return the numbers of pixels at which the output is read: `round(j pixels / steps)`.
+    """Return the numbers of pixels at which the output is read: `floor(j pixels / steps + 1/2)`.
 
     Both ends are among them; where there are more steps than pixels, every number is.
     """

@@ -14,6 +14,7 @@ from pytest_triguard.engine.baselines import Baseline
 from pytest_triguard.engine.model import Model
 from pytest_triguard.engine.precision import at_least_single
 from pytest_triguard.engine.samples import Batch
+from pytest_triguard.engine.sifting import require_finite
 from pytest_triguard.metrics.imputation import check_imputation, imputation
 from pytest_triguard.metrics.model_metric import OutputMetric
 from pytest_triguard.metrics.removal import (
@@ -122,7 +123,11 @@ class RemovalCurve(OutputMetric):
     def _curves(
         self, model: Model, batch: Batch, maps: Tensor, directions: Sequence[Direction]
     ) -> dict[Direction, Tensor]:
-        """Return the curves, `(n, cuts)`, NaN where the map ranks nothing."""
+        """Return the curves, `(n, cuts)`, NaN where the map ranks nothing.
+
+        Where the map ranks something and the output is NaN, as that of a network that divides by
+        the norm of a black image, they are infinite: such a sample is not undefined for its map.
+        """
         maps = at_least_single(maps)
         pixels = (maps.abs() if self.absolute else maps).sum(1).flatten(1)
         if self.ranking == "random":
@@ -137,9 +142,25 @@ class RemovalCurve(OutputMetric):
         removal = Removal(batch, instead, order, self._cuts(maps), ranked)
         curves = removal.curves(model, self.objective, directions)
         return {
-            direction: curve.masked_fill(~ranked.unsqueeze(1), math.nan)
+            direction: curve.masked_fill(curve.isnan(), math.inf).masked_fill(
+                ~ranked.unsqueeze(1), math.nan
+            )
             for direction, curve in curves.items()
         }
+
+    def require_finite(self, values: Tensor, ids: Sequence[Hashable] | None = None) -> None:
+        """Refuse areas or curves of a network whose outputs are not finite on the way.
+
+        Args:
+            values: `(N,)` or `(N, J)`, infinity where an output was not finite.
+            ids: Sample ids, or None for their places.
+
+        Raises:
+            ModelError: If there is one; the first sample is named.
+        """
+        finite = ~values.isposinf().flatten(1).any(1) if values.ndim > 1 else ~values.isposinf()
+        names = list(range(len(finite))) if ids is None else list(ids)
+        require_finite(names, finite.cpu().numpy(), "outputs while pixels are exchanged")
 
     def curve(
         self,

@@ -27,8 +27,10 @@ class SensitivityN(OutputMetric):
     """Correlation of summed attribution with the change of output, over random sets of pixels.
 
     For each of many random sets of `n` pixels, the sum of their attribution is held against
-    `f(x) - f(x without them)`; the number is Pearson's correlation of the two. 1 for any complete
-    map of a linear network. Where either does not vary, there is no correlation: undefined.
+    `f(x) - f(x without them)`; the number is Pearson's correlation of the two. 1 for `w * (x - b)`
+    of a linear network with weights `w` and the same baseline `b`, which integrated gradients give;
+    that a map is complete is not enough. Where either does not vary, there is no correlation:
+    undefined.
 
     Args:
         n: Size of the sets: a whole number counts pixels, a fraction in (0, 1] is a share.

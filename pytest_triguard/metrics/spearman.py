@@ -48,7 +48,11 @@ class Spearman(ReducedPair):
     def compare(self, maps: Tensor, others: Tensor) -> Tensor:
         """Return the correlation of each pair, `(N,)`."""
         first, second = (_unit_ranks(self.reduced(each).flatten(1)) for each in (maps, others))
-        return (first * second).sum(1).clamp(-1.0, 1.0)
+        # Half the squared distance of unit vectors is 1 - cos: of equal ranks exactly 0, where the
+        # product of float32 vectors with themselves is 0.9999999, below any threshold of 1.
+        alike = 1 - (first - second).square().sum(1) / 2
+        opposite = (first + second).square().sum(1) / 2 - 1
+        return torch.where(alike >= 0, alike, opposite).clamp(-1.0, 1.0)
 
 
 def _unit_ranks(values: Tensor) -> Tensor:

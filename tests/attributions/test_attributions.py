@@ -435,3 +435,11 @@ def test_maps_scale_with_the_output(row, scale):
 def test_more_gradients_are_counted_as_more_passes(row):
     once, often = (row.method(**{row.many: many}).passes_per_sample for many in (1, 9))
     assert often == 9 * once
+
+
+@pytest.mark.parametrize("name", ["integrated_gradients", "deeplift", "guided_ig"])
+def test_a_sample_that_is_its_own_baseline_has_no_completeness_error(name):
+    subject, inputs, targets = problem("smooth", 4)
+    inputs[1] = 0
+    error = attributions.get(name).completeness_error(subject, inputs, targets)
+    assert error.isnan().tolist() == [False, True, False, False]

@@ -8,9 +8,9 @@ import re
 import pytest
 import torch
 from torch import nn
-from torch.utils.data import TensorDataset
+from torch.utils.data import DataLoader, Dataset, TensorDataset
 
-from pytest_triguard import attacks, attributions
+from pytest_triguard import attacks, attributions, metrics
 from pytest_triguard.classifier import Classifier
 from pytest_triguard.errors import InputError, InputTypeError, ModelError
 from tests.attributions.table import TABLE, every_row
@@ -163,6 +163,19 @@ OF_ONE = [
         InputError,
         "noise_level must be at least 0, but inf came",
     ),
+    *(
+        (name, {argument: value}, InputError, f"{argument} must be finite, but a Tensor of shape")
+        for name, argument, value in (
+            ("integrated_gradients", "baseline", X[0] / 0),
+            ("guided_ig", "baseline", X.log() * 0),
+            ("deeplift", "baseline", X[0] / 0),
+            ("occlusion", "baseline", X[0] / 0),
+            ("expected_gradients", "references", X / 0),
+            ("lpi", "references", X / 0),
+            ("lpi", "weights", torch.tensor([math.nan, 1.0])),
+            ("lpi", "centers", torch.tensor([[math.nan, 1.0]])),
+        )
+    ),
 ]
 CALLS = [
     (
@@ -205,6 +218,13 @@ def test_a_bad_hyperparameter_is_refused(row):
 def test_a_bad_hyperparameter_of_one_method_is_refused(name, options, error, message):
     with refused(error, message):
         attributions.get(name, **options)
+
+
+def test_a_tensor_that_is_not_finite_is_refused_where_it_is_not():
+    baseline = X[0].clone()
+    baseline[1, 2, 0] = math.nan
+    with refused(InputError, "came, which holds NaN or infinity, first at (1, 2, 0)"):
+        attributions.get("integrated_gradients", baseline=baseline)
 
 
 def test_an_unknown_attribution_is_refused_with_the_nearest():
@@ -258,3 +278,30 @@ def test_a_map_that_is_not_finite_is_refused(row):
         message = "must give finite"
     with refused(ModelError, message):
         row.method()(Classifier(Kink()), inputs, 0)
+
+
+class WithIds(Dataset):
+    def __len__(self):
+        return len(X)
+
+    def __getitem__(self, place):
+        return X[place], Y[place], place
+
+
+def test_a_loader_that_shuffles_is_refused_with_ids_too():
+    """Maps come in the order of one reading, and the next one has another."""
+    subject, message = classifier("linear"), "its sampler is a RandomSampler; use shuffle=False"
+    loader, in_order = (DataLoader(WithIds(), batch_size=2, shuffle=each) for each in (True, False))
+    method = attributions.get("integrated_gradients")
+    maps = method(subject, in_order)
+    assert torch.equal(maps, method(subject, X, Y))
+    error = metrics.get("completeness_error")
+    assert torch.equal(error(maps, subject, in_order), error(maps, subject, X, Y))
+    for call in (
+        lambda: method(subject, loader),
+        lambda: method.completeness_error(subject, loader),
+        lambda: error(maps, subject, loader),
+        lambda: attributions.get("lpi").fit(subject, loader),
+    ):
+        with refused(InputError, message):
+            call()

@@ -341,3 +341,10 @@ def test_the_map_adds_up_rescaled_parts(mode):
         expected = expected + large.sum(1, keepdim=True) / 3
     found = attributions.get("fullgrad", mode=mode)(subject, inputs, targets)
     assert close(found, expected.expand_as(found), 1e-9)
+
+
+@pytest.mark.parametrize("name", ["grad_cam", "guided_grad_cam"])
+def test_a_report_tells_why_a_class_activation_can_be_zero(name):
+    told = "zero where the activation is negative (relu=False keeps it)"
+    assert told in attributions.get(name).describe()
+    assert told not in attributions.get(name, relu=False).describe()

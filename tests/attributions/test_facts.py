@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from pytest_triguard import attributions
 from pytest_triguard.classifier import Classifier
 from pytest_triguard.running import running
 from tests.attributions.table import TABLE, close, every_row
@@ -19,8 +20,8 @@ def facts(row):
     return type(row.method()).facts
 
 
-def with_axiom(axiom):
-    rows = [row for row in TABLE if axiom in facts(row).axioms]
+def with_axiom(*axioms):
+    rows = [row for row in TABLE if set(axioms) & set(facts(row).axioms)]
     assert len(rows) > 1
     return pytest.mark.parametrize("row", rows, ids=lambda row: row.name)
 
@@ -71,7 +72,7 @@ def test_the_sign_is_that_of_the_maps(row):
     assert ("one value per pixel" in facts(row).sign) == per_pixel
 
 
-@with_axiom("linear")
+@with_axiom("linear", "linear with one cluster")
 def test_the_map_of_two_networks_added_is_the_sum_of_their_maps(row):
     subject, inputs, targets = row.problem(3, torch.float64)
     first, second = bare(subject), other(torch.Size(SHAPES["conv"]))
@@ -80,6 +81,20 @@ def test_the_map_of_two_networks_added_is_the_sum_of_their_maps(row):
         for each in (first, second, Sum(first, second))
     )
     assert close(both, one + two)
+
+
+def test_lpi_is_not_linear_where_the_network_chooses_the_cluster():
+    first, (_, inputs, targets) = other(torch.Size(SHAPES["conv"])), problem("conv", 3)
+    inputs = inputs.double()
+    logits = first(inputs).detach()
+    references = torch.stack([torch.zeros_like(inputs[:1]), torch.ones_like(inputs[:1])])
+    method = attributions.get(
+        "lpi", references=references, centers=torch.stack([logits.mean(0), 2 * logits.mean(0)])
+    )
+    one, both = (
+        method(Classifier(each.eval()), inputs, targets) for each in (first, Sum(first, first))
+    )
+    assert not close(both, 2 * one)
 
 
 @with_axiom("complete")

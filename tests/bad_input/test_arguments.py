@@ -340,6 +340,11 @@ BETWEEN = {
         "'blurr' came; did you mean 'blur'?",
     ),
     "number": (("zero", 0.5), InputTypeError, "between must be a tensor or one of zero, blur"),
+    "not finite": (
+        ("zero", torch.full((1, 4, 4), float("nan"))),
+        InputError,
+        "between must be finite, but a Tensor of shape (1, 4, 4) and dtype torch.float32 came, wh",
+    ),
     "clean last": (("zero", "clean"), InputError, "between must name some of 'zero', 'blur'"),
     "no attack": (
         ("clean", 3),

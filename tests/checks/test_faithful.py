@@ -6,9 +6,10 @@ import math
 
 import pytest
 import torch
+from torch import nn
 
-from pytest_triguard import TriGuardFailure, assert_faithful, attributions, metrics
-from pytest_triguard.errors import InputError, InputTypeError
+from pytest_triguard import Classifier, TriGuardFailure, assert_faithful, attributions, metrics
+from pytest_triguard.errors import InputError, InputTypeError, ModelError
 from tests.networks import problem
 from tests.sessions import with_settings
 
@@ -101,3 +102,29 @@ def test_wrong_arguments_are_refused():
         assert_faithful(*given, attribution=3, insertion_at_least=0.5)
     with pytest.raises(InputError, match="steps must be at least 1, but 0 came"):
         assert_faithful(*given, attribution="saliency", insertion_at_least=0.5, steps=0)
+
+
+class Unit(nn.Module):
+    """Divides each image by its length, which a black image has not."""
+
+    def forward(self, inputs):
+        return inputs / inputs.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
+
+
+def test_outputs_that_are_not_finite_are_no_zero_maps():
+    _, inputs, labels = problem("linear", 4)
+    module = nn.Sequential(Unit(), nn.Flatten(), nn.Linear(inputs[0].numel(), 4)).double()
+    subject, named = Classifier(module), ["a", "b", "c", "d"]
+    message = "finite outputs while pixels are exchanged, but those of sample {} are not .4 of 4"
+    with pytest.raises(ModelError, match=message.format("a")):
+        assert_faithful(
+            subject, inputs, labels, attribution=SALIENCY, insertion_at_least=0.1, ids=named
+        )
+    maps = SALIENCY(subject, inputs, labels)
+    maps[2] = 0  # is undefined in any case
+    insertion = metrics.get("insertion", steps=4)
+    with pytest.raises(ModelError, match=message.format(0).replace("4 of", "3 of")):
+        insertion(maps, subject, inputs, labels)
+    with pytest.raises(ModelError, match=message.format(0).replace("4 of", "3 of")):
+        insertion.curve(maps, subject, inputs, labels)
+    assert insertion(0 * maps, subject, inputs, labels).isnan().all()

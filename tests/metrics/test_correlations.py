@@ -94,3 +94,7 @@ def test_what_is_no_table_is_refused():
         metrics.correlations({"a": [1.0], "b": "text"})
     with pytest.raises(InputError, match="confidence must be"):
         metrics.correlations({"a": [1.0], "b": [1.0]}, confidence=2)
+    with pytest.raises(InputError, match="confidence must be below 1, but 1 came"):
+        metrics.correlations({"a": [1.0], "b": [1.0]}, confidence=1.0)
+    with pytest.raises(InputTypeError, match="table must be a mapping of names to measurements"):
+        metrics.correlations([[1.0], [1.0]])

@@ -295,6 +295,7 @@ def test_signed_maps_are_ranked_as_asked_for():
     [
         ({"steps": 0}, "steps must be at least 1, but 0 came"),
         ({"baseline": "black"}, "baseline must be one of .*, but 'black' came"),
+        ({"baseline": torch.ones(1, 2, 2) / 0}, "baseline must be finite, but a Tensor of shape"),
         ({"absolute": 1}, "absolute must be True or False, but 1 came"),
         ({"ranking": "shuffled"}, "ranking must be one of 'map', 'reversed', 'random', but 'shuff"),
         ({"output": "logits"}, "output must be one of .*, but 'logits' came"),

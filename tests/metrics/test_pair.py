@@ -160,6 +160,14 @@ def test_opposite_maps_are_as_far_apart_as_signs_allow(dtype):
         assert found.tolist() == pytest.approx([0.0 if name == "cosine" else 1.0] * 4, **tolerance)
 
 
+@dtypes
+def test_equal_and_opposite_ranks_correlate_exactly(dtype):
+    maps = drawn(4, (3, 9, 9)).to(dtype)
+    metric = metrics.get("spearman", absolute=False)
+    assert metric(maps, 3 * maps).tolist() == [1.0] * 4
+    assert metric(maps, -maps).tolist() == [-1.0] * 4
+
+
 def test_any_rising_function_of_a_map_has_its_ranks():
     maps = drawn(3, (1, 6, 6))
     metric = metrics.get("spearman", absolute=False)
