@@ -10,30 +10,15 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, default_collate
-from torch.utils.data.sampler import (
-    BatchSampler,
-    RandomSampler,
-    SequentialSampler,
-    SubsetRandomSampler,
-    WeightedRandomSampler,
-)
 
 from pytest_triguard.engine import draws
-from pytest_triguard.engine.chunking import out_of_memory
-from pytest_triguard.engine.equality import same_values
 from pytest_triguard.engine.samples import Batch
 from pytest_triguard.errors import InputError, InputTypeError
+from pytest_triguard.sources import READ_ROWS, source_of
 from pytest_triguard.validation import describe, whole
 
 BOUNDS_TOLERANCE = 1e-6
-_READ_ROWS = 32
-"""Samples of a Dataset that are read at once; what is read ahead of a chunk is held beside it."""
-_VIEWED_ROWS = 256
-"""Samples of a tensor that are read at once: they are not copied, and each read has its cost."""
-_READ_BYTES = 64 * 2**20
 _NONE = "inputs must hold at least one sample, but none came"
-_RANDOM = (RandomSampler, SubsetRandomSampler, WeightedRandomSampler)
 
 
 class Samples:
@@ -81,7 +66,7 @@ class Samples:
         self._dtype = dtype
         self._digest: str | None = None
         self._place: int | None = None
-        self._source = _source(inputs, labels, ids)
+        self._source = source_of(inputs, labels, ids)
         self.count = self.total = self._source.count
         if self.count == 0:
             raise InputError(_NONE)
@@ -107,7 +92,7 @@ class Samples:
             InputError: If there are none.
         """
         for batch in self._source.read():
-            return self._checked(batch).rows(slice(_READ_ROWS))
+            return self._checked(batch).rows(slice(READ_ROWS))
         raise InputError(_NONE)
 
     def alone(self, place: int) -> Samples:
@@ -161,200 +146,6 @@ class Samples:
         return replace(batch, labels=labels, targets=targets)
 
 
-class _Tensors:
-    """Samples given as tensors; `named` tells whether they have ids of their own."""
-
-    def __init__(
-        self,
-        inputs: Tensor,
-        labels: Tensor | None,
-        ids: Sequence[Hashable] | None,
-        chosen: list[int] | None = None,
-    ) -> None:
-        self.inputs, self.labels, self.ids = inputs, labels, ids
-        self.named = ids is not None
-        self.positions = range(len(inputs)) if chosen is None else chosen
-        self.count: int | None = len(self.positions)
-
-    def subset(self, chosen: list[int]) -> _Tensors:
-        return _Tensors(self.inputs, self.labels, self.ids, chosen)
-
-    def read(self) -> Iterator[Batch]:
-        row_bytes = max(1, self.inputs[:1].numel() * self.inputs.element_size())
-        most = _VIEWED_ROWS if isinstance(self.positions, range) else _READ_ROWS
-        size = max(1, min(most, _READ_BYTES // row_bytes))
-        for start in range(0, len(self.positions), size):
-            positions = self.positions[start : start + size]
-            if isinstance(positions, range):
-                place: slice | Tensor = slice(positions.start, positions.stop)
-            else:
-                place = torch.tensor(positions)
-            ids = positions if self.ids is None else [self.ids[each] for each in positions]
-            labels = None if self.labels is None else _at(self.labels, place)
-            yield _batch(tuple(positions), tuple(ids), _at(self.inputs, place), labels)
-
-
-class _Loader:
-    """Samples that a DataLoader brings; `named` tells whether they have ids of their own."""
-
-    def __init__(self, loader: DataLoader[Any], chosen: list[int] | None = None) -> None:
-        self.loader = loader
-        self.chosen = chosen
-        self.named = False
-        self.count = _length(loader)
-
-    def subset(self, chosen: list[int]) -> _Loader:
-        picked = DataLoader(
-            Subset(self.loader.dataset, chosen),
-            batch_size=self.loader.batch_size or 1,
-            collate_fn=self.loader.collate_fn,
-            num_workers=self.loader.num_workers,
-            worker_init_fn=self.loader.worker_init_fn,
-            multiprocessing_context=self.loader.multiprocessing_context,
-            timeout=self.loader.timeout,
-        )
-        return _Loader(picked, chosen)
-
-    def read(self) -> Iterator[Batch]:
-        start = 0
-        for place, item in enumerate(self.loader):
-            inputs, labels, ids = _parts(item)
-            if place == 0:
-                self.named = ids is not None
-                self._refuse_changing(inputs, labels, ids)
-            if not len(inputs):  # a collate function may drop all it is given
-                continue
-            positions = range(start, start + len(inputs))
-            start += len(inputs)
-            named = positions if self.chosen is None else self.chosen[positions.start : start]
-            yield _batch(tuple(named), tuple(named if ids is None else ids), inputs, labels)
-
-    def _refuse_changing(
-        self, inputs: Tensor, labels: Tensor | None, ids: list[Hashable] | None
-    ) -> None:
-        """Read the first batch again: shuffling and augmentation show in it."""
-        again = next(iter(self.loader), None)
-        if again is not None:
-            again_inputs, again_labels, again_ids = _parts(again)
-            same = same_values(inputs, again_inputs) and (
-                labels is None or again_labels is None or same_values(labels, again_labels)
-            )
-            if same or again_ids != ids:
-                return
-        advice = "" if self.named else ", or let it bring (input, label, id)"
-        raise InputError(
-            "inputs must be a loader that gives the same samples every time, but its first "
-            f"batch came out differently twice; switch shuffling and augmentation off{advice}"
-        )
-
-
-def _source(inputs: Any, labels: Any, ids: Any) -> _Tensors | _Loader:
-    if isinstance(inputs, Tensor):
-        return _tensors(inputs, labels, ids)
-    if not isinstance(inputs, DataLoader | Dataset):
-        raise InputTypeError(
-            f"inputs must be a tensor (N, C, H, W), a Dataset or a DataLoader, but "
-            f"{describe(inputs)} came"
-        )
-    for name, value in (("labels", labels), ("ids", ids)):
-        if value is not None:
-            raise InputError(f"{name} must come from the loader itself, but were given beside it")
-    if isinstance(inputs, DataLoader):
-        _refuse_shuffling(inputs)
-        return _Loader(inputs)
-    if not isinstance(inputs, IterableDataset) and not hasattr(inputs, "__len__"):
-        raise InputTypeError(
-            "inputs must be a Dataset with a length or an IterableDataset, but a "
-            f"{type(inputs).__name__} without __len__ came"
-        )
-    return _Loader(DataLoader(inputs, batch_size=_READ_ROWS, collate_fn=_collated))
-
-
-def _collated(items: list[Any]) -> Any:
-    """Return items of a Dataset as a batch."""
-    try:
-        return default_collate(items)
-    except (TypeError, ValueError, RuntimeError, KeyError) as error:
-        if out_of_memory(error):
-            raise
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise InputTypeError(
-            "inputs must be a Dataset of (input, label) or (input, label, id) with tensors of one "
-            f"shape as inputs, but its items make no batch: {reason}"
-        ) from error
-
-
-def _tensors(inputs: Tensor, labels: Any, ids: Any) -> _Tensors:
-    _require_images(inputs)
-    if labels is not None and not isinstance(labels, Tensor):
-        raise InputTypeError(f"labels must be a tensor (N,), but {describe(labels)} came")
-    if labels is not None and labels.shape != inputs.shape[:1]:
-        raise InputError(
-            f"labels must have shape ({len(inputs)},) to go with the inputs, but "
-            f"{describe(labels)} came"
-        )
-    return _Tensors(inputs, labels, None if ids is None else _ids(ids, len(inputs)))
-
-
-def _ids(ids: Any, count: int) -> list[Hashable]:
-    """Return ids as a list of plain values."""
-    if not isinstance(ids, Iterable) or isinstance(ids, str):
-        raise InputTypeError(f"ids must be one id per sample, but {describe(ids)} came")
-    listed: list[Any] = ids.tolist() if hasattr(ids, "tolist") else list(ids)
-    # An element of an array or a tensor is no plain value either.
-    listed = [each.tolist() if hasattr(each, "tolist") else each for each in listed]
-    if len(listed) != count:
-        raise InputError(f"ids must name {count} samples, but {len(listed)} came")
-    for each in listed:
-        if not isinstance(each, Hashable):
-            raise InputTypeError(f"ids must be numbers or text, but {describe(each)} came")
-    return listed
-
-
-def shuffler(loader: DataLoader[Any]) -> str:
-    """Return the name of the sampler by which a loader shuffles, or nothing."""
-    samplers = (loader.sampler, getattr(loader.batch_sampler, "sampler", None))
-    return next((type(each).__name__ for each in samplers if isinstance(each, _RANDOM)), "")
-
-
-def _refuse_shuffling(loader: DataLoader[Any]) -> None:
-    sampler = shuffler(loader)
-    first = next(iter(loader), None) if sampler else None
-    if sampler and (first is None or _parts(first)[2] is None):
-        raise InputError(
-            "inputs must be a loader that does not shuffle, but its sampler is a "
-            f"{sampler}; use shuffle=False, or let it bring (input, label, id)"
-        )
-
-
-def _length(loader: DataLoader[Any]) -> int | None:
-    if isinstance(loader.dataset, IterableDataset) or not hasattr(loader.dataset, "__len__"):
-        return None
-    in_order = isinstance(loader.sampler, SequentialSampler)
-    one_by_one = type(loader.batch_sampler) is BatchSampler
-    if loader.drop_last or not one_by_one or not in_order:
-        return None
-    return len(loader.dataset)
-
-
-def _parts(item: Any) -> tuple[Tensor, Tensor | None, list[Hashable] | None]:
-    parts = tuple(item) if isinstance(item, list | tuple) else (item,)
-    if not 1 <= len(parts) <= 3 or not isinstance(parts[0], Tensor):
-        raise InputTypeError(
-            "inputs must be a loader of input, (input, label) or (input, label, id), but a batch "
-            f"of {describe(item) if len(parts) == 1 else f'{len(parts)} parts'} came"
-        )
-    inputs, labels, ids = (*parts, None, None)[:3]
-    _require_images(inputs)
-    if labels is not None and not isinstance(labels, Tensor):
-        raise InputTypeError(f"the loader's labels must be a tensor, but {describe(labels)} came")
-    return inputs, labels, None if ids is None else _ids(ids, len(inputs))
-
-
-def _at(values: Tensor, place: slice | Tensor) -> Tensor:
-    return values[place if isinstance(place, slice) else place.to(values.device)]
-
-
 def _all_or_one(batches: Iterator[Batch], place: int | None) -> Iterator[Batch]:
     """Yield all batches, or where a place is given the one sample that is read there."""
     before = 0
@@ -365,13 +156,6 @@ def _all_or_one(batches: Iterator[Batch], place: int | None) -> Iterator[Batch]:
             yield batch.rows(slice(place - before, place - before + 1))
             return
         before += len(batch)
-
-
-def _batch(
-    positions: tuple[int, ...], ids: tuple[Hashable, ...], inputs: Tensor, labels: Tensor | None
-) -> Batch:
-    keys = torch.tensor([draws.id_key(each) for each in ids], dtype=torch.int64, device="cpu")
-    return Batch(positions, ids, keys, inputs.detach(), labels)
 
 
 def _one_kind(batch: Batch, before: tuple[object, ...]) -> tuple[object, ...]:
@@ -387,16 +171,6 @@ def _one_kind(batch: Batch, before: tuple[object, ...]) -> tuple[object, ...]:
 def _told(kind: tuple[object, ...]) -> str:
     shape, dtype, unlabelled = kind
     return f"shape {shape} of {dtype} {'without' if unlabelled else 'with'} labels"
-
-
-def _require_images(inputs: Tensor) -> None:
-    if inputs.is_nested or inputs.layout is not torch.strided or inputs.is_meta:
-        raise InputTypeError(
-            "inputs must be a dense tensor with values, but a "
-            f"{'nested' if inputs.is_nested else inputs.layout} one on {inputs.device} came"
-        )
-    if inputs.ndim != 4:
-        raise InputError(f"inputs must have shape (N, C, H, W), but {describe(inputs)} came")
 
 
 def _check_inputs(inputs: Tensor, dtype: torch.dtype | None) -> None:

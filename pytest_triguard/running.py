@@ -9,10 +9,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from pytest_triguard.classifier import Classifier
-from pytest_triguard.data import Samples, shuffler
+from pytest_triguard.data import Samples
 from pytest_triguard.engine.gradients import has_gradients, input_gradient
 from pytest_triguard.engine.layouts import arrange
 from pytest_triguard.engine.model import Model
@@ -109,7 +108,6 @@ def running(
     needs_labels: bool = False,
     may_draw: bool = False,
     hashed: bool = False,
-    by_place: bool = False,
 ) -> Iterator[Run]:
     """Check classifier and data, and hold the classifier ready to run.
 
@@ -124,8 +122,6 @@ def running(
         needs_labels: Whether samples without labels are an error.
         may_draw: Whether the network may draw at random.
         hashed: Whether the samples have a fingerprint once they were read.
-        by_place: Whether what comes of the run goes by the places of samples, or it reads them
-            twice by place: a loader that shuffles is then refused even if it brings ids.
 
     Yields:
         The prepared run.
@@ -140,8 +136,6 @@ def running(
             f"classifier must be a pytest_triguard.Classifier, but {describe(classifier)} came; "
             "wrap the module: Classifier(module, bounds=(0.0, 1.0))"
         )
-    if by_place:
-        _refuse_shuffling(inputs)
     # A loader draws a seed for its workers whenever it is read.
     with torch.inference_mode(False), torch.random.fork_rng(devices=[]):
         stream = Samples(
@@ -161,15 +155,6 @@ def running(
         with probed(classifier, first.inputs, seed=seed, may_draw=may_draw) as model:
             stream.num_classes = model.num_classes
             yield Run(classifier, model, stream, first.inputs)
-
-
-def _refuse_shuffling(inputs: Any) -> None:
-    sampler = shuffler(inputs) if isinstance(inputs, DataLoader) else ""
-    if sampler:
-        raise InputError(
-            "inputs must be a loader that does not shuffle where results are in its order, with or "
-            f"without ids, but its sampler is a {sampler}; use shuffle=False"
-        )
 
 
 @contextmanager

@@ -14,12 +14,13 @@ from torch.utils.data import (
     DataLoader,
     Dataset,
     IterableDataset,
+    RandomSampler,
     SubsetRandomSampler,
     TensorDataset,
     WeightedRandomSampler,
 )
 
-from pytest_triguard import attacks
+from pytest_triguard import attacks, attributions, metrics
 from pytest_triguard.data import Samples
 from pytest_triguard.errors import InputError, InputTypeError
 from tests.networks import SHAPES, classifier, images, problem
@@ -316,15 +317,29 @@ def test_ids_are_plain_values_whatever_they_came_in(ids):
     assert batch.keys.tolist() == list(range(5, 15))
 
 
+@pytest.mark.parametrize("samples", [None, 4])
 @pytest.mark.parametrize("shuffle", [False, True])
-def test_a_loader_may_bring_ids_and_may_then_shuffle(shuffle):
+def test_a_loader_with_ids_may_shuffle_and_is_read_in_the_order_of_its_dataset(shuffle, samples):
+    """So that what goes by places, as one class for each sample does, stays where it belongs."""
     loader = DataLoader(Named(), batch_size=3, shuffle=shuffle)
-    positions, ids, inputs, labels = together(Samples(loader))
-    assert positions == list(range(10))
-    assert sorted(ids) == sorted(f"image-{place}" for place in range(10))
-    places = [int(name.partition("-")[2]) for name in ids]
-    assert torch.equal(inputs, X[places])
-    assert torch.equal(labels, Y[places])
+    data = Samples(loader, targets=Y, samples=samples)
+    positions, ids, inputs, labels = together(data)
+    assert data.count == len(positions) == (samples or 10)
+    assert positions == sorted(positions)
+    assert ids == [f"image-{place}" for place in positions]
+    assert torch.equal(inputs, X[positions])
+    assert torch.equal(labels, Y[positions])
+    assert torch.equal(torch.cat([each.targets for each in data]), Y[positions])
+    (one,) = data.alone(2)
+    assert one.ids == (ids[2],)
+
+
+def test_a_shuffled_subset_is_read_in_the_order_of_its_dataset():
+    loader = DataLoader(Named(), batch_size=2, sampler=SubsetRandomSampler([7, 1, 4]))
+    positions, ids, inputs, _ = together(Samples(loader))
+    assert positions == [0, 1, 2]
+    assert ids == ["image-1", "image-4", "image-7"]
+    assert torch.equal(inputs, X[[1, 4, 7]])
 
 
 def test_an_attack_on_a_shuffling_loader_finds_the_same_for_every_id():
@@ -341,6 +356,20 @@ def test_an_attack_on_a_shuffling_loader_finds_the_same_for_every_id():
     assert found.success.sum() == expected.success.sum()
     distances = torch.cdist(found.adversarial.flatten(1), expected.adversarial.flatten(1))
     assert (distances.amin(1) < 1e-9).all()
+
+
+def test_maps_and_metrics_of_a_shuffling_loader_belong_together():
+    subject, inputs, labels = problem("conv", 10)
+
+    class Loaded(Named):
+        def __getitem__(self, place):
+            return inputs[place], labels[place], self.names[place]
+
+    loader, error = DataLoader(Loaded(), shuffle=True), metrics.get("completeness_error")
+    method = attributions.get("integrated_gradients", points=4)
+    maps = method(subject, loader)
+    assert torch.allclose(maps, method(subject, inputs, labels), rtol=1e-9)
+    assert torch.allclose(error(maps, subject, loader), error(maps, subject, inputs, labels))
 
 
 # --- what is refused ----------------------------------------------------------------------------
@@ -505,6 +534,18 @@ REFUSED = {
         lambda: (DataLoader(DATA, sampler=WeightedRandomSampler([1.0] * 10, 10)),),
         InputError,
         "inputs must be a loader that does not shuffle, but its sampler is a WeightedRandomSampler",
+    ),
+    "weighted-named": (
+        lambda: (DataLoader(Named(), sampler=WeightedRandomSampler([1.0] * 10, 10)),),
+        InputError,
+        "inputs must be a loader that does not shuffle, but its sampler is a WeightedRandomSampler"
+        "; use shuffle=False",
+    ),
+    "replaced-named": (
+        lambda: (DataLoader(Named(), sampler=RandomSampler(DATA, num_samples=4)),),
+        InputError,
+        "inputs must be a loader that does not shuffle, but its sampler is a RandomSampler; use "
+        "shuffle=False",
     ),
     "own-shuffle": (
         lambda: (DataLoader(DATA, batch_size=10, sampler=Shuffling()),),

@@ -155,7 +155,7 @@ class Attribution(ABC):
             InputError: If a value is refused.
             ModelError: If the module breaks what a classifier promises, or a map is not finite.
         """
-        with running(classifier, inputs, ids=ids, targets=targets, by_place=True) as run:
+        with running(classifier, inputs, ids=ids, targets=targets) as run:
             run.tune(self.passes_per_sample)
             device = run.like.device
             parts = [maps.to(device) for _, maps in self.stream(run.model, run.samples)]

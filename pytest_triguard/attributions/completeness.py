@@ -47,7 +47,7 @@ class Summing(Attribution):
         Returns:
             `(N,)`, on the device of the inputs; NaN where it should be 0.
         """
-        with running(classifier, inputs, ids=ids, targets=targets, by_place=True) as run:
+        with running(classifier, inputs, ids=ids, targets=targets) as run:
             run.tune(self.passes_per_sample)
             errors = torch.cat(list(self.completeness_errors(run.model, run.samples)))
             return errors.to(run.like.device)

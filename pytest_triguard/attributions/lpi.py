@@ -129,7 +129,7 @@ class LPI(AlongLines):
         """
         whole("clusters", clusters, low=1)
         whole("references", references, low=1)
-        with running(classifier, inputs, by_place=True) as run:
+        with running(classifier, inputs) as run:
             run.tune(1, gradients=False)
             outputs = _outputs(run.model, run.samples)
             centers, cluster = k_means(outputs, clusters, seed=self.drawn_seed, name="lpi")

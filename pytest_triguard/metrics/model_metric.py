@@ -105,7 +105,7 @@ class ModelMetric(Metric):
             `(N, ...)` in the dtype and on the device of the maps.
         """
         maps = check_maps("maps", maps)
-        with running(classifier, inputs, ids=ids, targets=targets, by_place=True) as run:
+        with running(classifier, inputs, ids=ids, targets=targets) as run:
             parts = [measure(run.model, batch, some) for batch, some in self.blocks(run, maps)]
         values = torch.cat(parts)
         self.require_finite(values)

@@ -8,9 +8,9 @@ import re
 import pytest
 import torch
 from torch import nn
-from torch.utils.data import DataLoader, Dataset, TensorDataset
+from torch.utils.data import TensorDataset
 
-from pytest_triguard import attacks, attributions, metrics
+from pytest_triguard import attacks, attributions
 from pytest_triguard.classifier import Classifier
 from pytest_triguard.errors import InputError, InputTypeError, ModelError
 from tests.attributions.table import TABLE, every_row
@@ -278,30 +278,3 @@ def test_a_map_that_is_not_finite_is_refused(row):
         message = "must give finite"
     with refused(ModelError, message):
         row.method()(Classifier(Kink()), inputs, 0)
-
-
-class WithIds(Dataset):
-    def __len__(self):
-        return len(X)
-
-    def __getitem__(self, place):
-        return X[place], Y[place], place
-
-
-def test_a_loader_that_shuffles_is_refused_with_ids_too():
-    """Maps come in the order of one reading, and the next one has another."""
-    subject, message = classifier("linear"), "its sampler is a RandomSampler; use shuffle=False"
-    loader, in_order = (DataLoader(WithIds(), batch_size=2, shuffle=each) for each in (True, False))
-    method = attributions.get("integrated_gradients")
-    maps = method(subject, in_order)
-    assert torch.equal(maps, method(subject, X, Y))
-    error = metrics.get("completeness_error")
-    assert torch.equal(error(maps, subject, in_order), error(maps, subject, X, Y))
-    for call in (
-        lambda: method(subject, loader),
-        lambda: method.completeness_error(subject, loader),
-        lambda: error(maps, subject, loader),
-        lambda: attributions.get("lpi").fit(subject, loader),
-    ):
-        with refused(InputError, message):
-            call()
