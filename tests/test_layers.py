@@ -33,6 +33,7 @@ LAYERS = (
     "measurement",
     "reporting",
     "engine",
+    "sources",
     "data",
     "classifier",
     "running",

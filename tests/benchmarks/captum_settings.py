@@ -20,7 +20,7 @@ from tests.benchmarks.timing import Ratio, pairs, timed
 
 BATCHES = (32, 64, 128, 256)
 PASSES = 50
-WORK = {"small_cnn": 3200, "resnet18": 640}
+WORK = {"small_cnn": 3200, "resnet18": 1280}
 _MOST_IMAGES = 1024
 
 Explain = Callable[[Tensor, Tensor, dict[str, Any]], Tensor]
