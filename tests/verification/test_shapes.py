@@ -12,7 +12,7 @@ from torch.nn import functional
 from pytest_triguard import Classifier, verification
 from pytest_triguard.errors import ModelError
 from pytest_triguard.verification.intervals import Ball, Interval
-from pytest_triguard.verification.operators import TABLE, Unsupported
+from pytest_triguard.verification.operators import TABLE, Unsupported, convolution
 from tests.verification.enclosures import box, call, exact
 from tests.verification.operator_table import MIXED, MOVED, SHAPE
 
@@ -317,3 +317,15 @@ def test_an_unknown_mode_is_named_with_its_operator():
     clean = torch.rand(1, 3, 2, 2)
     with pytest.raises(ModelError, match=r"Upsample in module '0' is not covered: mode='bicubic'"):
         verification.bounds(Classifier(module), clean, clean, method="ibp")
+
+
+def test_a_gap_in_a_kernel_of_one_place_says_nothing():
+    """With it, torch's float32 kernel for channels last takes the whole process down."""
+    images = torch.rand(4, 6, 3, 1).contiguous(memory_format=torch.channels_last)
+    around = Interval(images - 0.1, images + 0.1)
+    weight, bias = torch.rand(2, 6, 2, 1), torch.rand(2)
+    found, plain = (
+        convolution.conv2d(around, weight, bias, (1, 2), (1, 1), gaps) for gaps in ((1, 2), 1)
+    )
+    assert torch.equal(found.lower, plain.lower)
+    assert torch.equal(found.upper, plain.upper)

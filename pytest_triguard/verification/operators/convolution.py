@@ -92,6 +92,12 @@ def _product(
     groups: int = 1,
 ) -> Product:
     size = input.shape[2:]
+    # Of kernels of one place a gap says nothing, and it brings down torch's float32 kernel for
+    # channels last (2.14: one column, stride, padding and gap 2, 1 and 2).
+    dilation = tuple(
+        1 if extent == 1 else gap
+        for extent, gap in zip(weight.shape[2:], pair(dilation), strict=True)
+    )
     pointwise = (
         weight.shape[2:] == (1, 1)
         and groups == 1
