@@ -332,9 +332,9 @@ def largest(sizes: Tensor) -> Tensor:
     return found
 
 
-def first_largest(values: Tensor) -> Tensor:
-    """Return the place of the largest of `(N, elements)`, the first of those alike up to noise."""
-    return values.float().argmax(1)  # in few digits
+def first_largest(values: Tensor, dim: int = 1, *, keepdim: bool = False) -> Tensor:
+    """Return the place of the largest along a dimension, the first of those alike up to noise."""
+    return values.float().argmax(dim, keepdim=keepdim)  # in few digits
 
 
 def _noise(rows: Tensor, lead: int) -> Tensor:

@@ -24,6 +24,7 @@ from pytest_triguard.verification.relaxations import (
     Carried,
     Slid,
     dot,
+    first_largest,
     positive,
     transposed,
 )
@@ -58,16 +59,15 @@ def max_pool2d_relaxation(input: Interval, *args: Any, **kwargs: Any) -> Choice:
     From below, the element with the largest lower bound. From above, for the element x in [l, u]
     with the largest upper bound, and c the larger of l and of all other upper bounds, the chord
     from (l, c) to (u, u): `max(x, others) <= max(x, c)`, which is convex in x. It is x itself
-    where nothing else can be larger.
+    where nothing else can be larger. Of elements alike in all but their last digits it is the
+    first, whatever was rounded, and the chord is level where that has not quite the largest bound.
     """
     windows = _Windows.of(input, *args, **kwargs)
     low, high = windows.values(input.lower), windows.values(input.upper)
-    lowest = low.argmax(-1, keepdim=True)
-    two = high.topk(min(2, high.shape[-1]), dim=-1)
-    top, most = two.indices[..., :1], two.values[..., 0]
-    least = low.gather(-1, top).squeeze(-1)
-    rest = torch.maximum(two.values[..., -1], least) if high.shape[-1] > 1 else least
-    slope = torch.where(most > least, (most - rest) / (most - least), 1.0)
+    lowest, top = (first_largest(each, -1, keepdim=True) for each in (low, high))
+    most, least = (each.gather(-1, top).squeeze(-1) for each in (high, low))
+    rest = torch.maximum(high.scatter(-1, top, -torch.inf).amax(-1), least)
+    slope = torch.where(most > least, ((most - rest) / (most - least)).clamp_min(0), 1.0)
     offset = torch.maximum(rest - slope * least, most - slope * most)
     size = most.abs() + rest.abs() + slope * (least.abs() + most.abs())
     offset = offset + 8 * rounding.roundoff(offset.dtype) * size.detach()
