@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pytest_triguard.classifier import Classifier
 from pytest_triguard.data import Samples
-from pytest_triguard.engine.gradients import has_gradients, input_gradient
+from pytest_triguard.engine.gradients import NotDifferentiable, has_gradients, input_gradient
 from pytest_triguard.engine.layouts import arrange
 from pytest_triguard.engine.model import Model
 from pytest_triguard.engine.objectives import logit
@@ -44,10 +44,11 @@ class Run:
         classes = torch.zeros(1, dtype=torch.int64, device=model.device)
 
         def run(rows: Tensor) -> object:
-            if not gradients:
-                with torch.no_grad():
-                    return model.logits(rows)
-            return input_gradient(model, rows, classes.expand(len(rows)), logit)
+            if gradients:
+                with suppress(NotDifferentiable):  # who needs its gradients says so
+                    return input_gradient(model, rows, classes.expand(len(rows)), logit)
+            with torch.no_grad():
+                return model.logits(rows)
 
         with model.passes.uncounted():
             model.chunk.tune(run, example, work=passes * (self.samples.count or 10**9))

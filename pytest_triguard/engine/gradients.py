@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 from torch import Tensor
 
+from pytest_triguard.engine.chunking import out_of_memory
 from pytest_triguard.engine.model import Model
 from pytest_triguard.engine.objectives import Objective
+from pytest_triguard.errors import ModelError, TriGuardError
+
+
+class NotDifferentiable(ModelError):
+    """The module computes its logits, and autograd refuses to go back through it."""
 
 
 def input_gradient(
@@ -38,6 +44,9 @@ def input_gradient(
     Returns:
         The gradient `(N, C, H, W)` and the logits `(N, K)`, both detached. A sample whose
         objective does not depend on the input has the zero gradient.
+
+    Raises:
+        NotDifferentiable: If autograd refuses to go through the network.
     """
     (gradient,), logits = input_gradients(
         model, points, (classes,), objective, through=through, rules=rules
@@ -66,20 +75,24 @@ def input_gradients(
 
     Returns:
         The gradients, each `(N, C, H, W)`, and the logits `(N, K)`, all detached.
+
+    Raises:
+        NotDifferentiable: If autograd refuses to go through the network.
     """
     with torch.inference_mode(False), torch.enable_grad():
         points = points.clone() if points.is_inference() else points.detach()
         points.requires_grad_()
         with rules or nullcontext():
-            logits = model.logits(points if through is None else through(points))
+            logits = _followed(model, points if through is None else through(points))
             totals = [objective(logits, each).sum() for each in classes]
         gradients = []
         for number, total in enumerate(totals, start=1):
             gradient = None
             if total.requires_grad:
-                (gradient,) = torch.autograd.grad(
-                    total, points, retain_graph=number < len(totals), allow_unused=True
-                )
+                with _backward(model):
+                    (gradient,) = torch.autograd.grad(
+                        total, points, retain_graph=number < len(totals), allow_unused=True
+                    )
                 model.passes.backward += len(points)
             gradients.append(torch.zeros_like(points) if gradient is None else gradient)
     return [each.detach() for each in gradients], logits.detach()
@@ -94,11 +107,53 @@ def has_gradients(model: Model, points: Tensor) -> bool:
     Args:
         model: The network.
         points: `(N, C, H, W)` anywhere; one sample is enough.
+
+    Raises:
+        NotDifferentiable: If autograd refuses to go through the network.
     """
     with model.passes.uncounted(), torch.inference_mode(False), torch.enable_grad():
         points = points.to(model.device, copy=True).requires_grad_()
-        logits = model.logits(points)
+        logits = _followed(model, points)
         gradient = None
         if logits.requires_grad:
-            (gradient,) = torch.autograd.grad(logits.sum(), points, allow_unused=True)
+            with _backward(model):
+                (gradient,) = torch.autograd.grad(logits.sum(), points, allow_unused=True)
     return gradient is not None
+
+
+def _followed(model: Model, points: Tensor) -> Tensor:
+    """Return logits that autograd follows; name a network that only runs without it."""
+    try:
+        return model.logits(points)
+    except TriGuardError:
+        raise
+    except Exception as error:
+        if out_of_memory(error):
+            raise
+        try:
+            with torch.no_grad(), model.passes.uncounted():
+                model.logits(points.detach())
+        except Exception:  # it runs neither way, and that is what is to be told
+            raise error from None
+        raise _refusal(model, error) from error
+
+
+@contextmanager
+def _backward(model: Model) -> Iterator[None]:
+    """Name a network that autograd does not go back through."""
+    try:
+        yield
+    except TriGuardError:
+        raise
+    except Exception as error:
+        if out_of_memory(error):
+            raise
+        raise _refusal(model, error) from error
+
+
+def _refusal(model: Model, error: Exception) -> NotDifferentiable:
+    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return NotDifferentiable(
+        f"the module {type(model.module).__name__} cannot be differentiated: "
+        f"{type(error).__name__}: {reason.partition(' Hint: ')[0]}"
+    )

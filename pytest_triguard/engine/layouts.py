@@ -105,5 +105,6 @@ class _Counted(TorchFunctionMode):
             self.compared += outputs.numel() * math.prod(kernel)
         elif name in _PRODUCTS:
             weight = args[1] if len(args) > 1 else given["weight"]
-            self.products += result.numel() * weight[0].numel()
+            if isinstance(weight, Tensor):  # and not what a quantised layer packs
+                self.products += result.numel() * weight[0].numel()
         return result

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from pytest_triguard.engine.devices import synchronize
+from pytest_triguard.engine.gradients import NotDifferentiable
 from pytest_triguard.engine.model import Model
 from pytest_triguard.engine.samples import Batch, Feed, join
 from pytest_triguard.verification import judging
@@ -335,19 +336,27 @@ class Cascade:
         if attack is None:
             stage.samples = 0
             return [judging.because(each, without) for each in open_.verdicts]
-        points, broken, passes = {}, set(), {}
+        points, broken = {}, set()
+        passes = dict.fromkeys(open_.batch.positions, 0)
+        refusal = ""
         with self._spending(stage):
-            for outcome in attack.stream(self.model, [open_.batch]):
-                for place, position in enumerate(outcome.positions):
-                    passes[position] = outcome.passes[place]
-                    if outcome.success[place]:
-                        points[position] = outcome.points[place]
-                    if outcome.broken[place]:
-                        broken.add(position)
+            try:
+                for outcome in attack.stream(self.model, [open_.batch]):
+                    for place, position in enumerate(outcome.positions):
+                        passes[position] = outcome.passes[place]
+                        if outcome.success[place]:
+                            points[position] = outcome.points[place]
+                        if outcome.broken[place]:
+                            broken.add(position)
+            except NotDifferentiable as error:  # bounds need no gradient of the module
+                refusal = f": {error}"
             verdicts = self._believed(open_.batch, open_.verdicts, points, attack.name)
         shares = [passes[position] for position in open_.batch.positions]
         verdicts = _charged(verdicts, stage.seconds, shares)
-        told = {False: "found no counterexample", True: "met a NaN, which decides nothing"}
+        told = {
+            False: f"found no counterexample{refusal}",
+            True: "met a NaN, which decides nothing",
+        }
         return [
             judging.because(each, f"{attack.name} {told[each.position in broken]}")
             for each in verdicts

@@ -292,5 +292,6 @@ def per_sample(values: Tensor, like: Tensor) -> Tensor:
 
 def lengths(values: Tensor, norm: BallNorm) -> Tensor:
     """Return the norm of each sample, `(N,)`."""
-    norms: Tensor = torch.linalg.vector_norm(values.flatten(1), ord=ORDERS[norm], dim=1)
+    flat = values.flatten(1) if values.ndim > 1 else values[:, None]  # one number for each sample
+    norms: Tensor = torch.linalg.vector_norm(flat, ord=ORDERS[norm], dim=1)
     return norms

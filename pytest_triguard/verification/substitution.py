@@ -29,7 +29,7 @@ from pytest_triguard.verification.budget import Clock
 from pytest_triguard.verification.intervals import Interval, both
 from pytest_triguard.verification.least import least_over
 from pytest_triguard.verification.network import Call, Head, Network, intervals_in
-from pytest_triguard.verification.operators import Rule
+from pytest_triguard.verification.operators import Rule, Unsupported
 from pytest_triguard.verification.relaxations import Affine, Band, Relaxation, Scale
 from pytest_triguard.verification.ties import Origin
 from pytest_triguard.verification.tightening import Solve, Tightening
@@ -270,6 +270,11 @@ class Substitution:
         values = value if several else (value,)
         if all(id(each) in self._keys for each in values):
             return value
+        if any(len(each.shape) < 2 for each in values):
+            raise Unsupported(
+                f"{self.network.graph.describe(call.node)} gives one number for each sample, which "
+                "linear bounds are not carried through; with keepdim=True, say, they are"
+            )
         steps = self.network.relaxation(call)
         rounded = self.network.evaluation(call)
         quality = self._quality_of(call, values[0])

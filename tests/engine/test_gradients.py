@@ -6,11 +6,13 @@ import pytest
 import torch
 from torch import nn
 
+from pytest_triguard import Classifier
 from pytest_triguard.engine.backward_rules import GuidedReLU
-from pytest_triguard.engine.gradients import input_gradient
+from pytest_triguard.engine.gradients import NotDifferentiable, has_gradients, input_gradient
 from pytest_triguard.engine.objectives import cross_entropy, logit
+from pytest_triguard.running import running
 from tests.engine.models import ready
-from tests.networks import CLASSES, Quadratic, images, network
+from tests.networks import CLASSES, Failing, Quadratic, images, network
 
 X = images((1, 2, 3), 5)
 Y = torch.tensor([0, 1, 2, 3, 1])
@@ -110,3 +112,78 @@ def test_a_relu_is_guided_however_it_is_given_its_values():
         found += torch.autograd.grad(total, points)
     assert torch.equal(found[0], found[1])
     assert bool((found[0] >= 0).all())
+
+
+# --- networks that autograd refuses -----------------------------------------------------------
+
+
+class NoWayBack(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, values):
+        return values.clone()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        raise ArithmeticError("no way back")
+
+
+class Overwriting(nn.Module):
+    def forward(self, inputs):
+        return inputs.flatten(1)[:, :2].exp().add_(1)
+
+
+class OneWay(nn.Module):
+    def forward(self, inputs):
+        return NoWayBack.apply(inputs.flatten(1)[:, :2])
+
+
+class Forbidding(nn.Module):
+    def forward(self, inputs):
+        if torch.is_grad_enabled():
+            raise LookupError("not for training")
+        return inputs.flatten(1)[:, :2]
+
+
+REFUSING = {
+    Overwriting: "modified by an inplace operation",
+    OneWay: "ArithmeticError: no way back",
+    Forbidding: "LookupError: not for training",
+}
+
+
+@pytest.mark.parametrize("kind", REFUSING)
+def test_a_network_that_autograd_refuses_is_named(kind):
+    model = ready(kind())
+    words = f"the module {kind.__name__} cannot be differentiated: .*{REFUSING[kind]}"
+    with pytest.raises(NotDifferentiable, match=words):
+        input_gradient(model, X, Y % 2, logit)
+    with pytest.raises(NotDifferentiable, match=words):
+        has_gradients(model, X)
+
+
+@pytest.mark.parametrize("kind", REFUSING)
+def test_a_network_that_autograd_refuses_has_a_chunk(kind):
+    """Bounds, which need no gradient of it, run in chunks, too."""
+    with running(Classifier(kind()), torch.rand(8, 1, 1, 3)) as run:
+        run.tune(10**5)
+        assert run.model.chunk.rows >= 1
+
+
+def test_what_fails_without_gradients_too_is_told_as_it_is():
+    model = ready(Failing(Quadratic(quadratic()), calls=0))
+    with pytest.raises(RuntimeError, match="on fire"):
+        input_gradient(model, X, Y, logit)
+
+
+@pytest.mark.parametrize("calls", ["forward", "backward"])
+def test_memory_that_runs_out_is_not_blamed_on_the_network(calls, monkeypatch):
+    def full(*given, **named):
+        raise MemoryError
+
+    model = ready(Quadratic(quadratic()))
+    if calls == "forward":
+        monkeypatch.setattr(model, "logits", full)
+    else:
+        monkeypatch.setattr(torch.autograd, "grad", full)
+    with pytest.raises(MemoryError):
+        input_gradient(model, X, Y, logit)

@@ -159,3 +159,19 @@ def test_the_layout_of_the_user_s_tensors_stays_theirs():
     inputs = colour_images()
     found = attributions.get("saliency")(Classifier(pooling(3)), inputs)
     assert inputs.stride() == found.stride() == colour_images().stride()
+
+
+def test_a_layer_that_packs_its_weights_is_looked_at():
+    """What a quantised layer gives its product is no tensor."""
+
+    class Packed:
+        pass
+
+    @torch.overrides.wrap_torch_function(lambda inputs, weight: (inputs,))
+    def linear(inputs, weight):
+        return inputs
+
+    with layouts._Counted() as counted:
+        functional.linear(torch.rand(2, 3), torch.rand(4, 3))
+        linear(torch.rand(2, 3), Packed())
+    assert counted.products == 24

@@ -411,3 +411,58 @@ def test_half_precision_is_unsupported():
     result = verification.verify(Classifier(module), inputs, labels, eps=0.01)
     assert result.status == ("unsupported", "unsupported")
     assert "torch.bfloat16" in result.reason[0]
+
+
+# --- values of unusual shapes ---------------------------------------------------------------------
+
+
+class Scalars(nn.Module):
+    """Works on one number for each sample on the way."""
+
+    def __init__(self, one):
+        super().__init__()
+        self.one = one
+        self.last = nn.Linear(6, 3)
+
+    def forward(self, inputs):
+        return self.last(inputs.flatten(1)) + self.one(inputs).unsqueeze(1)
+
+
+NUMBERS = {
+    "sum": lambda inputs: inputs.sum((1, 2, 3)),
+    "mean": lambda inputs: torch.relu(inputs.mean((1, 2, 3)) - 0.5),
+    "getitem": lambda inputs: torch.relu(inputs[:, 0, 0, 0] - 0.5),
+}
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
+@pytest.mark.parametrize("operator_name", NUMBERS)
+def test_one_number_for_each_sample_is_bounded_by_intervals_alone(operator_name, norm):
+    torch.manual_seed(0)
+    subject, inputs = Classifier(Scalars(NUMBERS[operator_name])), torch.rand(4, 1, 2, 3)
+    labels = subject(inputs).argmax(1)
+    result = verification.verify(subject, inputs, labels, eps=1e-4, norm=norm, method="ibp")
+    assert "proven" in result.status
+    for method in ("crown_ibp", "crown", "alpha_crown"):
+        result = verification.verify(subject, inputs, labels, eps=0.05, norm=norm, method=method)
+        assert set(result.status) == {"unsupported"}
+        assert f"operator {operator_name} at the top of the module gives one" in result.reason[0]
+    result = verification.verify(subject, inputs, labels, eps=0.3, norm=norm, budget=5)
+    assert "unsupported" not in result.status
+    with pytest.raises(ModelError, match="gives one number for each sample"):
+        verification.bounds(subject, inputs, inputs, method="crown")
+
+
+@methods
+def test_a_constant_that_stretches_a_matrix_product_is_named(method):
+    class Stretched(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.several = nn.Parameter(torch.randn(5, 6, 3))
+
+        def forward(self, inputs):
+            return (inputs.flatten(1)[:, None, None] @ self.several).mean((1, 2))
+
+    assert "operator matmul at the top of the module is not covered" in reason(
+        Stretched(), method=method
+    )

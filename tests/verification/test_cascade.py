@@ -10,9 +10,10 @@ import torch
 from torch import nn
 
 from pytest_triguard import Classifier, verification
+from pytest_triguard.errors import ModelError
 from pytest_triguard.running import running
 from pytest_triguard.settings import Session, Settings, use_session
-from pytest_triguard.verification import cascade, domains, methods
+from pytest_triguard.verification import Budget, cascade, domains, methods
 from pytest_triguard.verification.regions import region
 from pytest_triguard.verification.specification import Specification
 from tests.verification.zoo import CLASSES, ZOO, problem
@@ -323,3 +324,34 @@ def test_what_time_interrupts_stays_open(monkeypatch):
 
     work.bound = interrupted
     assert (work.run([0, 1]).margin == -1).all()
+
+
+def test_what_autograd_refuses_is_bounded_without_the_attack():
+    """An operator in place is no reason not to bound; the attack says why it found nothing."""
+    generator = torch.Generator().manual_seed(0)
+    module = nn.Sequential(
+        nn.Flatten(), nn.Linear(12, 8), nn.Sigmoid(), nn.ReLU(inplace=True), nn.Linear(8, 3)
+    )
+    with torch.no_grad():
+        for each in module.parameters():
+            each.copy_(torch.randn(each.shape, generator=generator))
+    inputs = torch.rand(8, 3, 2, 2, generator=generator)
+    subject = Classifier(module)
+    labels = subject(inputs).argmax(1)
+    result = verification.verify(subject, inputs, labels, eps=0.05, budget=Budget(domains=8))
+    assert {"proven"} < set(result.status) <= {"proven", "unknown"}
+    assert {stage.name for stage in result.stages} >= {"pgd", "crown"}
+    assert set(result.stage) & {"crown_ibp", "crown", "alpha_crown", "branch_and_bound"}
+    left = [why for why in result.reason if why]
+    assert all(
+        "pgd found no counterexample: the module Sequential cannot be" in why for why in left
+    )
+    found = verification.certified_radius(subject, inputs, labels, budget=Budget(domains=8))
+    assert (found.radius > 0).all()
+    for bound in (verification.saliency_drift_bound, certified_maps):
+        with pytest.raises(ModelError, match="the module Sequential cannot be differentiated"):
+            bound(subject, inputs, labels, eps=0.05)
+
+
+def certified_maps(subject, inputs, labels, *, eps):
+    return verification.gradient_bounds(subject, inputs - eps, inputs + eps, labels)

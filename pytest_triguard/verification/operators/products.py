@@ -218,5 +218,8 @@ def _factors(input: Operand, other: Operand) -> tuple[Interval, Interval]:
 def _constant(factor: Tensor, known: Interval) -> Interval:
     if factor.ndim < 2 or factor.ndim > len(known.shape):
         raise Unsupported(f"a factor of {factor.ndim} dimensions")
+    both = list(zip(reversed(factor.shape[:-2]), reversed(known.shape[:-2]), strict=False))
+    if any(own not in (1, other) for own, other in both):
+        raise Unsupported(f"factors of shapes {tuple(factor.shape)} and {tuple(known.shape[1:])}")
     value = factor.to(known.dtype).expand(*known.shape[:-2], *factor.shape[-2:])
     return Interval(value, value)
