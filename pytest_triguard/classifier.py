@@ -95,10 +95,14 @@ class Classifier:
 
     @property
     def dtype(self) -> torch.dtype | None:
-        """The floating dtype of the parameters, or None if there are none."""
-        for tensor in (*self.module.parameters(), *self.module.buffers()):
-            if tensor.dtype.is_floating_point:
-                return tensor.dtype
+        """The floating dtype of the parameters, or None if there are none or several.
+
+        Buffers tell it where no parameter does.
+        """
+        for tensors in (self.module.parameters(), self.module.buffers()):
+            found = {each.dtype for each in tensors if each.dtype.is_floating_point}
+            if found:
+                return found.pop() if len(found) == 1 else None
         return None
 
     @contextmanager

@@ -19,7 +19,7 @@ from torch.utils.data.sampler import (
 from pytest_triguard.engine import draws
 from pytest_triguard.engine.chunking import out_of_memory
 from pytest_triguard.engine.equality import same_values
-from pytest_triguard.engine.samples import Batch
+from pytest_triguard.engine.samples import Batch, plain
 from pytest_triguard.errors import InputError, InputTypeError
 from pytest_triguard.validation import describe
 
@@ -251,7 +251,9 @@ def _batch(
     positions: tuple[int, ...], ids: tuple[Hashable, ...], inputs: Tensor, labels: Tensor | None
 ) -> Batch:
     keys = torch.tensor([draws.id_key(each) for each in ids], dtype=torch.int64, device="cpu")
-    return Batch(positions, ids, keys, inputs.detach(), labels)
+    return Batch(
+        positions, ids, keys, plain(inputs.detach()), None if labels is None else plain(labels)
+    )
 
 
 def _require_images(inputs: Tensor) -> None:

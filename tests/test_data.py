@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 from torch.utils.data import (
     DataLoader,
     Dataset,
@@ -21,8 +22,9 @@ from torch.utils.data import (
 )
 
 from pytest_triguard import attacks, attributions, metrics
+from pytest_triguard.classifier import Classifier
 from pytest_triguard.data import Samples
-from pytest_triguard.errors import InputError, InputTypeError
+from pytest_triguard.errors import InputError, InputTypeError, ModelError
 from tests.networks import SHAPES, classifier, images, problem
 from tests.sessions import with_settings
 from tests.simulated_accelerator import simulated_accelerator
@@ -650,6 +652,23 @@ def test_inputs_must_be_of_the_dtype_of_the_classifier():
     with refused(InputTypeError, "inputs must be torch.float32 like the classifier's parameters"):
         list(Samples(X, dtype=torch.float32))
     assert list(Samples(X.half(), dtype=torch.float16))
+
+
+def test_a_classifier_of_several_dtypes_says_itself_what_it_takes():
+    class Scaled(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.scale = nn.Parameter(torch.ones(1, dtype=torch.float16))
+            self.layer = nn.Linear(4, 3)
+
+        def forward(self, inputs):
+            return self.layer(inputs.flatten(1)) * self.scale.float()
+
+    subject, inputs = Classifier(Scaled()), torch.rand(3, 1, 2, 2)
+    assert subject.dtype is None
+    assert attributions.get("saliency")(subject, inputs, 1).dtype == torch.float32
+    with refused(ModelError, "the module Scaled must take inputs of shape (N, 1, 2, 2) and dtype"):
+        attributions.get("saliency")(subject, inputs.double(), 1)
 
 
 def test_labels_are_checked_against_the_classes_once_they_are_known():

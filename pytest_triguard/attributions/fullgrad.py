@@ -21,11 +21,12 @@ from pytest_triguard.attributions.completeness import Summing, shortfall
 from pytest_triguard.attributions.lines import MODES
 from pytest_triguard.engine.geometry import per_row
 from pytest_triguard.engine.gradients import input_gradient
-from pytest_triguard.engine.layers import watched
+from pytest_triguard.engine.layers import refuse_transformed, watched
 from pytest_triguard.engine.model import Model
 from pytest_triguard.engine.samples import Batch, Feed
+from pytest_triguard.errors import ModelError
 from pytest_triguard.facts import Facts
-from pytest_triguard.validation import one_of
+from pytest_triguard.validation import describe, one_of
 
 _OFFSET = 1e-6
 """What the published code adds to the range it divides by."""
@@ -173,9 +174,18 @@ def _bias_gradients(
 
     def watch(layer: nn.Module, _: Any, output: Any) -> None:
         bias = _bias(layer)
-        if bias is None or not isinstance(output, Tensor) or not output.requires_grad:
+        if bias is None or not isinstance(output, Tensor):
+            return
+        refuse_transformed(layer, output)
+        if not output.requires_grad:
             return
         linear = isinstance(layer, nn.Linear)
+        # A linear layer may be applied to several places of a sample, one row each.
+        if not len(output) or len(output) % samples or not (linear or len(output) == samples):
+            raise ModelError(
+                f"fullgrad needs layers that give one row for each of {samples} inputs, but a "
+                f"{type(layer).__name__} gave {describe(output)}"
+            )
 
         def hand_out(gradient: Tensor) -> None:
             if linear:

@@ -74,6 +74,7 @@ class Captured:
     def cut(self, module: nn.Module, inputs: Any, output: Any) -> Any:
         """Keep an output without its graph; the network goes on from there, with a new one."""
         if isinstance(output, Tensor) and output.dtype.is_floating_point:
+            refuse_transformed(module, output)
             output = output.detach().requires_grad_()
         return self.take(module, inputs, output)
 
@@ -144,6 +145,19 @@ def watched(layer: nn.Module) -> nn.Module:
             "module that it was made from"
         )
     return layer
+
+
+def refuse_transformed(layer: nn.Module, output: Tensor) -> None:
+    """Refuse a layer that runs inside `torch.vmap` or its like, where no gradient can be caught.
+
+    Raises:
+        ModelError: If it does.
+    """
+    if torch._C._functorch.is_functorch_wrapped_tensor(output):
+        raise ModelError(
+            "the module must call its layers on whole batches to let them be watched, but its "
+            f"{type(layer).__name__} runs inside a transform of torch.func, such as torch.vmap"
+        )
 
 
 def check_layer(layer: Any) -> None:

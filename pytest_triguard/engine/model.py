@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from pytest_triguard.engine.chunking import ChunkSize
 from pytest_triguard.engine.devices import is_host
 from pytest_triguard.engine.passes import Passes
+from pytest_triguard.engine.samples import plain
 from pytest_triguard.errors import InputError, ModelError
 from pytest_triguard.validation import describe
 
@@ -139,7 +140,7 @@ class Model:
             outputs = self.module(seen.clone() if self.overwrites else seen)
         self._check_outputs(outputs, len(inputs))
         self.passes.forward += len(inputs)
-        return outputs  # type: ignore[no-any-return]
+        return plain(outputs)
 
     def _check_outputs(self, outputs: Any, rows: int) -> None:
         name = type(self.module).__name__

@@ -66,6 +66,18 @@ class Batch:
         return Batch(positions, ids, change(self.keys), change(self.inputs), *optional)
 
 
+def plain(tensor: Tensor) -> Tensor:
+    """Return a tensor without its subclass, which would spread to all that is computed from it.
+
+    A subclass that computes by itself, as that of a device may, stays.
+    """
+    kind = type(tensor)
+    if kind is Tensor or kind.__torch_dispatch__ is not Tensor.__torch_dispatch__:
+        return tensor
+    with torch._C.DisableTorchFunctionSubclass():  # which would make one of the subclass again
+        return tensor.as_subclass(Tensor)
+
+
 class Feed:
     """Hands out samples in any number, from batches of whatever size the data has.
 

@@ -204,7 +204,7 @@ class _Job:
             return Pull(flat, flat.new_zeros(len(flat)))
         gradient, through = self.twice(total, inputs, found.points)
         self.model.passes.backward += len(found.points)
-        rows = through.view(len(numbers), len(inputs), -1).abs()
+        rows = through.reshape(len(numbers), len(inputs), -1).abs()
         return Pull(gradient.detach(), rows.amax((0, 2)).detach())
 
     def summed(self, inputs: Tensor, numbers: range, *, graph: bool) -> _Sum:
@@ -228,7 +228,7 @@ class _Job:
             self.model.passes.backward += len(points)
         if isinstance(made, Line):
             gradients = made.contributions(gradients, slice(None))
-        terms = mean.term(gradients, copies).view(len(numbers), *inputs.shape)
+        terms = mean.term(gradients, copies).reshape(len(numbers), *inputs.shape)
         if mean.weights is None:
             return _Sum(terms.sum(0) / mean.copies, points, logits)
         weighted = [term * mean.weights[copy] for term, copy in zip(terms, numbers, strict=True)]

@@ -56,6 +56,19 @@ def test_company_does_not_matter(row):
         assert torch.equal(alone.success, together.success[own])
 
 
+@pytest.mark.parametrize("of_the_network", [False, True])
+@every_row
+def test_the_order_in_memory_does_not_matter(row, of_the_network):
+    subject, inputs, targets = problem("conv", 4)
+    found = row.attack()(subject, inputs, targets)
+    layout = {"memory_format": torch.channels_last}
+    if of_the_network:
+        moved = row.attack()(Classifier(bare(subject).to(**layout)), inputs, targets)
+    else:
+        moved = row.attack()(subject, inputs.to(**layout), targets)
+    assert same(moved, found, 1e-9)
+
+
 @every_row
 def test_order_does_not_matter_to_samples_with_ids(row):
     subject, inputs, targets = problem("conv", 6)

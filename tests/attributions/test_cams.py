@@ -263,6 +263,39 @@ def test_a_normalisation_may_lack_a_weight_or_a_bias(missing):
     assert error.max() < 1e-9
 
 
+class OneByOne(Pooled):
+    """Calls its layers on one sample at a time."""
+
+    def __init__(self, *, transformed):
+        super().__init__()
+        self.transformed = transformed
+
+    def forward(self, inputs):
+        if self.transformed:
+            return torch.vmap(lambda each: super(OneByOne, self).forward(each[None])[0])(inputs)
+        return torch.cat([super(OneByOne, self).forward(each[None]) for each in inputs])
+
+
+@pytest.mark.parametrize(
+    ("transformed", "message"),
+    [
+        (False, "fullgrad needs layers that give one row for each of 3 inputs, but a Conv2d gave"),
+        (True, "the module must call its layers on whole batches to let them be watched, but its"),
+    ],
+)
+def test_layers_that_are_called_for_each_sample_are_refused(transformed, message):
+    subject = Classifier(OneByOne(transformed=transformed))
+    with pytest.raises(ModelError, match=f"^{message}"):
+        attributions.get("fullgrad")(subject, images((2, 6, 8), 3), 1)
+
+
+def test_a_layer_inside_a_transform_is_refused():
+    subject = Classifier(OneByOne(transformed=True))
+    message = "^the module must call its layers on whole batches to let them be watched, but its Co"
+    with pytest.raises(ModelError, match=message):
+        attributions.get("grad_cam", layer="features")(subject, images((2, 6, 8), 3), 1)
+
+
 @pytest.mark.parametrize("name", ["linear", "conv", "residual", "bias_free"])
 def test_the_parts_sum_to_the_output_of_a_piecewise_linear_network(name):
     subject, inputs, targets = problem(name, 4)

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import Tensor, nn
 
+from pytest_triguard import attributions
+from pytest_triguard.classifier import Classifier
 from pytest_triguard.engine.equality import same_values
 from pytest_triguard.errors import InputError
 from tests.engine.models import ready
@@ -48,6 +51,26 @@ def test_predictions_go_chunk_by_chunk_and_are_counted(chunk):
     assert torch.equal(model.predict(X), expected)
     assert model.passes.to_dict() == {"forward": 5, "backward": 0}
     assert model.num_classes == 4
+
+
+class Marked(Tensor):
+    """A tensor with a name of its own."""
+
+
+def test_subclasses_of_tensors_do_not_spread():
+    class Marking(nn.Module):
+        def forward(self, inputs):
+            return inputs.as_subclass(Marked).flatten(1)[:, :3]
+
+    inputs = images((1, 3, 4), 3)
+    marked = inputs.as_subclass(Marked)
+    maps = attributions.get("saliency")(Classifier(nn.Flatten()), marked)
+    assert type(maps) is Tensor
+    points = inputs.clone().requires_grad_()
+    logits = Classifier(Marking())(points)
+    logits.sum().backward()
+    assert type(logits) is type(points.grad) is Tensor
+    assert points.grad.sum() == 9
 
 
 def test_values_are_the_same_with_nan_and_not_with_another_dtype():
