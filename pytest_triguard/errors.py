@@ -33,6 +33,10 @@ class ModelError(TriGuardError, ValueError):
     """The module under test breaks what a classifier promises."""
 
 
+class NotDifferentiable(ModelError):
+    """The module computes its logits, and autograd refuses to go back through it."""
+
+
 class TriGuardWarning(UserWarning):
     """Something the user should know, although the check went on."""
 
@@ -53,6 +57,11 @@ class TriGuardFailure(AssertionError):
 
     def __reduce__(self) -> tuple[type[TriGuardFailure], tuple[str, Record]]:
         return type(self), (str(self), self.record)
+
+
+def first_line(error: Exception) -> str:
+    """Return what an error says in one line; its type, where it says nothing."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

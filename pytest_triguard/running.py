@@ -12,12 +12,12 @@ from torch import Tensor
 
 from pytest_triguard.classifier import Classifier
 from pytest_triguard.data import Samples
-from pytest_triguard.engine.gradients import NotDifferentiable, has_gradients, input_gradient
+from pytest_triguard.engine.gradients import has_gradients, input_gradient
 from pytest_triguard.engine.layouts import arrange
 from pytest_triguard.engine.model import Model
 from pytest_triguard.engine.objectives import logit
 from pytest_triguard.engine.probe import probe
-from pytest_triguard.errors import InputError, InputTypeError, ModelError
+from pytest_triguard.errors import InputError, InputTypeError, ModelError, NotDifferentiable
 from pytest_triguard.validation import describe
 
 

@@ -20,7 +20,7 @@ from pytest_triguard.engine import draws
 from pytest_triguard.engine.chunking import out_of_memory
 from pytest_triguard.engine.equality import same_values
 from pytest_triguard.engine.samples import Batch, plain
-from pytest_triguard.errors import InputError, InputTypeError
+from pytest_triguard.errors import InputError, InputTypeError, first_line
 from pytest_triguard.validation import describe
 
 READ_ROWS = 32
@@ -147,7 +147,7 @@ def _collated(items: list[Any]) -> Any:
     except (TypeError, ValueError, RuntimeError, KeyError) as error:
         if out_of_memory(error):
             raise
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = first_line(error)
         raise InputTypeError(
             "inputs must be a Dataset of (input, label) or (input, label, id) with tensors of one "
             f"shape as inputs, but its items make no batch: {reason}"

@@ -12,6 +12,7 @@ from pytest_triguard.errors import (
     ModelError,
     TriGuardError,
     TriGuardFailure,
+    first_line,
     nearest,
     unknown_name,
 )
@@ -60,3 +61,15 @@ def test_an_unknown_name_is_answered_with_the_known_ones():
     error = unknown_name("attack", "pdg", ["pgd", "bim"])
     assert isinstance(error, InputError)
     assert str(error) == "unknown attack 'pdg'; did you mean 'pgd'? (known: bim, pgd)"
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (ValueError("\n expected\n something else"), "expected"),
+        (ValueError("one"), "one"),
+        (NotImplementedError(), "NotImplementedError"),
+    ],
+)
+def test_an_error_is_told_in_one_line(error, line):
+    assert first_line(error) == line

@@ -11,11 +11,7 @@ from torch import Tensor
 from pytest_triguard.engine.chunking import out_of_memory
 from pytest_triguard.engine.model import Model
 from pytest_triguard.engine.objectives import Objective
-from pytest_triguard.errors import ModelError, TriGuardError
-
-
-class NotDifferentiable(ModelError):
-    """The module computes its logits, and autograd refuses to go back through it."""
+from pytest_triguard.errors import NotDifferentiable, TriGuardError, first_line
 
 
 def input_gradient(
@@ -152,7 +148,7 @@ def _backward(model: Model) -> Iterator[None]:
 
 
 def _refusal(model: Model, error: Exception) -> NotDifferentiable:
-    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    reason = first_line(error)
     return NotDifferentiable(
         f"the module {type(model.module).__name__} cannot be differentiated: "
         f"{type(error).__name__}: {reason.partition(' Hint: ')[0]}"

@@ -10,7 +10,7 @@ from pytest_triguard.engine.devices import is_host
 from pytest_triguard.engine.equality import same_values
 from pytest_triguard.engine.generators import Generators
 from pytest_triguard.engine.model import Model
-from pytest_triguard.errors import ModelError, TriGuardError
+from pytest_triguard.errors import ModelError, TriGuardError, first_line
 
 _TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-3}
 _COARSE = 3e-2
@@ -92,7 +92,7 @@ def _first(model: Model, rows: Tensor) -> Tensor:
     except Exception as error:
         if out_of_memory(error):
             raise
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = first_line(error)
         raise ModelError(
             f"the module {type(model.module).__name__} must take inputs of shape "
             f"(N, {', '.join(map(str, rows.shape[1:]))}) and dtype {rows.dtype}, but it raised "

@@ -20,7 +20,7 @@ from pytest_triguard.engine.estimators import Copies, Line, MakeCopies, points_o
 from pytest_triguard.engine.model import Model
 from pytest_triguard.engine.objectives import Objective
 from pytest_triguard.engine.samples import Batch
-from pytest_triguard.errors import ModelError
+from pytest_triguard.errors import ModelError, first_line
 
 
 def as_it_is(values: Tensor, copies: Copies) -> Tensor:
@@ -243,7 +243,7 @@ class _Job:
         except RuntimeError as error:
             if out_of_memory(error):
                 raise
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            reason = first_line(error)
             raise ModelError(
                 f"the module {type(self.model.module).__name__} must be twice differentiable for "
                 f"an attack on its explanations, but autograd says: {reason}"

@@ -23,6 +23,7 @@ from torch import Tensor, fx, nn
 from torch.nn.utils import parametrize
 
 from pytest_triguard.engine.batch_norm import has_own_forward
+from pytest_triguard.errors import first_line
 from pytest_triguard.verification.operators import COMPOSED, TABLE, Rule, Unsupported
 
 _INPLACE = frozenset(
@@ -112,7 +113,7 @@ def capture(module: nn.Module) -> Graph:
         with _attributes_kept(module):
             nodes = list(tracer.trace(root).nodes)
     except Exception as error:
-        reason = str(error).strip().partition("\n")[0]
+        reason = first_line(error)
         raise Unsupported(
             f"the module {type(module).__name__} cannot be captured as a graph: {reason}"
         ) from error

@@ -18,9 +18,9 @@ import torch
 from torch import Tensor
 
 from pytest_triguard.engine.devices import synchronize
-from pytest_triguard.engine.gradients import NotDifferentiable
 from pytest_triguard.engine.model import Model
 from pytest_triguard.engine.samples import Batch, Feed, join
+from pytest_triguard.errors import NotDifferentiable
 from pytest_triguard.verification import judging
 from pytest_triguard.verification.budget import Budget, BudgetSpent, Clock
 from pytest_triguard.verification.domains import Domains

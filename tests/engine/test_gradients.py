@@ -8,8 +8,9 @@ from torch import nn
 
 from pytest_triguard import Classifier
 from pytest_triguard.engine.backward_rules import GuidedReLU
-from pytest_triguard.engine.gradients import NotDifferentiable, has_gradients, input_gradient
+from pytest_triguard.engine.gradients import has_gradients, input_gradient
 from pytest_triguard.engine.objectives import cross_entropy, logit
+from pytest_triguard.errors import NotDifferentiable
 from pytest_triguard.running import running
 from tests.engine.models import ready
 from tests.networks import CLASSES, Failing, Quadratic, images, network
