@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from pytest_triguard.engine import batch_norm, devices
+from pytest_triguard.engine import devices, lighter
 from pytest_triguard.engine.chunking import ChunkSize, Timings
 from pytest_triguard.engine.generators import Generators
 from pytest_triguard.engine.kept import KeptMaps
@@ -277,7 +277,7 @@ class _Held:
         if places and places != {self.device}:
             self.module.to(self.device)
         if devices.is_host(self.device):
-            self.lightened = batch_norm.lighten(self.module)
+            self.lightened = lighter.lighten(self.module)
 
     def _evaluate(self) -> None:
         try:
@@ -288,7 +288,7 @@ class _Held:
                 module.training = False
 
     def restore(self) -> None:
-        batch_norm.restore(self.lightened)
+        lighter.restore(self.lightened)
         for each in self.parameters:
             each.restore()
         for owner, names, empty in self.named:

@@ -22,7 +22,7 @@ from typing import Any
 from torch import Tensor, fx, nn
 from torch.nn.utils import parametrize
 
-from pytest_triguard.engine.batch_norm import has_own_forward
+from pytest_triguard.engine.lighter import has_own_forward
 from pytest_triguard.errors import first_line
 from pytest_triguard.verification.operators import COMPOSED, TABLE, Rule, Unsupported
 

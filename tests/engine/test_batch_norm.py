@@ -15,12 +15,10 @@ from torch.utils.checkpoint import checkpoint
 
 from pytest_triguard import attributions
 from pytest_triguard.classifier import Classifier
-from pytest_triguard.engine import batch_norm
+from pytest_triguard.engine import batch_norm, lighter
 from pytest_triguard.engine.backward_rules import GuidedReLU
 from pytest_triguard.engine.gradients import input_gradient
 from pytest_triguard.engine.objectives import logit
-from pytest_triguard.verification import verify
-from tests.module_state import state_of
 
 NODE = "_NormalizedBackward"
 
@@ -81,14 +79,14 @@ def test_a_layer_is_what_it_was(name, last, dtype, always):
         outputs = layer(points)
         (gradient,) = torch.autograd.grad((outputs * weights).sum(), points)
         found.append((outputs, gradient))
-        layers = batch_norm.lighten(layer)
+        layers = lighter.lighten(layer)
         assert layers in ([layer], [])
-    (outputs, gradient), (again, lighter) = found
+    (outputs, gradient), (again, factored) = found
     assert again.grad_fn.name() == NODE != outputs.grad_fn.name()
     assert torch.equal(outputs, again)
     assert outputs.stride() == again.stride()
-    assert torch.allclose(gradient, lighter, rtol=4 * torch.finfo(dtype).eps, atol=0)
-    assert gradient.stride() == lighter.stride()
+    assert torch.allclose(gradient, factored, rtol=4 * torch.finfo(dtype).eps, atol=0)
+    assert gradient.stride() == factored.stride()
 
 
 @given(
@@ -100,7 +98,7 @@ def test_the_gradient_is_the_factor(variance, weight, eps):
     layer = nn.BatchNorm1d(1, eps=eps, dtype=torch.float64).eval().requires_grad_(False)
     layer.running_var.fill_(variance)
     layer.weight.fill_(weight)
-    batch_norm.lighten(layer)
+    lighter.lighten(layer)
     points = images(2**16, 1).requires_grad_()
     outputs = layer(points)
     assert outputs.grad_fn.name() == NODE
@@ -113,7 +111,7 @@ def test_the_gradient_is_the_factor(variance, weight, eps):
 @pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
 def test_derivatives_of_every_order_are_right(always):
     layer = filled(nn.BatchNorm2d(3).double())
-    batch_norm.lighten(layer)
+    lighter.lighten(layer)
     points = images(2, 3, 2, 2).requires_grad_()
     assert node_of(layer, points) == NODE
     assert torch.autograd.gradcheck(layer, points, check_forward_ad=True)
@@ -131,7 +129,7 @@ def test_a_layer_can_be_called_on_each_sample(always):
         lambda: torch.func.vmap(lambda each: layer(each.unsqueeze(0)))(inputs.requires_grad_()),
     )
     expected = [job() for job in jobs]
-    batch_norm.lighten(layer)
+    lighter.lighten(layer)
     for job, known in zip(jobs, expected, strict=True):
         assert torch.allclose(job(), known, rtol=1e-12)
 
@@ -152,7 +150,7 @@ def test_a_layer_can_be_called_with_many_weights(always):
         lambda: torch.func.jvp(slope, (weights[0],), (weights[1],))[1],
     )
     expected = [job() for job in jobs]
-    batch_norm.lighten(layer)
+    lighter.lighten(layer)
     for job, known in zip(jobs, expected, strict=True):
         assert torch.allclose(job(), known, rtol=1e-12)
 
@@ -226,7 +224,7 @@ def test_coarse_numbers_go_backward_as_finely_as_ever(dtype):
     points = large(dtype).requires_grad_()
     weights = large(dtype) * 1e-4
     (expected,) = torch.autograd.grad(layer(points), points, weights)
-    batch_norm.lighten(layer)
+    lighter.lighten(layer)
     (found,) = torch.autograd.grad(layer(points), points, weights)
     assert torch.equal(found, expected)
     assert bool(found.isfinite().all())
@@ -243,7 +241,7 @@ def test_it_is_not_used_while_somebody_looks_on():
             return func(*args, **(kwargs or {}))
 
     layer = filled(nn.BatchNorm2d(4))
-    batch_norm.lighten(layer)
+    lighter.lighten(layer)
     with Looking() as looking:
         assert node_of(layer, large()) == "NativeBatchNormBackward0"
     assert "batch_norm" in looking.names
@@ -253,7 +251,7 @@ def test_it_is_not_used_while_somebody_looks_on():
 
 def test_a_layer_that_wants_another_shape_says_so():
     layer = filled(nn.BatchNorm1d(4))
-    batch_norm.lighten(layer)
+    lighter.lighten(layer)
     with pytest.raises(ValueError, match="expected 2D or 3D input"):
         layer(large().requires_grad_())
 
@@ -300,7 +298,7 @@ def held_model(module):
 @pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
 def test_whoever_traces_a_held_layer_sees_no_sizes_compared():
     layer, rows = filled(nn.BatchNorm2d(4)), torch.export.Dim("rows", min=1, max=1024)
-    batch_norm.lighten(layer)
+    lighter.lighten(layer)
     exported = torch.export.export(layer, (large(),), dynamic_shapes=({0: rows},))
     assert exported.module()(large()[:1]).shape == (1, 4, 64, 64)
     with warnings.catch_warnings():
@@ -309,82 +307,15 @@ def test_whoever_traces_a_held_layer_sees_no_sizes_compared():
     assert torch.equal(traced(large()), layer(large()))
 
 
-@pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning")
-@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
-def test_what_was_compiled_is_left_alone():
-    layer = filled(nn.BatchNorm2d(4))
-    assert batch_norm.lighten(torch.jit.trace(layer, large(), check_trace=False)) == []
-    compiled = nn.Sequential(layer)
-    compiled._compiled_call_impl = compiled._call_impl
-    assert batch_norm.lighten(compiled) == []
-    assert "forward" not in vars(layer)
-
-
-# --- what is left -------------------------------------------------------------------------------
-
-
-def test_nothing_is_left_behind():
-    module = Hidden(nn.BatchNorm2d(4))
-    before = state_of(module)
-    with held(module):
-        assert batch_norm.lightened(module.layer)
-        assert not batch_norm.lightened(module.head)
-    assert state_of(module) == before
-    assert not batch_norm.lightened(module.layer)
-    with pytest.raises(RuntimeError, match="on fire"), held(module):
-        raise RuntimeError("on fire")
-    assert state_of(module) == before
-
-
-def test_two_classifiers_hold_one_network():
-    module = Hidden(nn.BatchNorm2d(4))
-    with held(module):
-        with held(module):
-            pass
-        assert "forward" in vars(module.layer)
-    assert "forward" not in vars(module.layer)
-
-
-def test_a_layer_with_a_forward_of_its_own_keeps_it():
-    layer = nn.BatchNorm2d(4)
-    layer.forward = own = lambda inputs: inputs * 2
-    module = Hidden(layer)
-    with held(module):
-        assert layer.forward is own
-        assert not batch_norm.lightened(layer)
-    assert layer.forward is own
-
-
 def test_a_copy_of_a_held_network_is_its_own(always):
     layer = filled(nn.BatchNorm2d(4).double())
-    batch_norm.lighten(layer)
+    lighter.lighten(layer)
     for copied in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):
         copied.running_mean.add_(1.0)
         points = large(torch.float64)
         assert not torch.allclose(copied(points), layer(points))
-        batch_norm.restore([copied])
+        lighter.restore([copied])
         assert "forward" not in vars(copied)
-
-
-def test_a_copy_of_a_held_network_can_be_verified():
-    module = nn.Sequential(filled(nn.BatchNorm2d(4)), nn.Flatten(), nn.Linear(16, 2)).eval()
-    inputs = images(1, 4, 2, 2, dtype=torch.float32)
-    labels = module(inputs).argmax(1)
-    with held(module):
-        copies = (copy.deepcopy(module), pickle.loads(pickle.dumps(module)))
-    for copied in copies:
-        result = verify(Classifier(copied), inputs, labels, eps=1e-6, method="ibp")
-        assert result.status == ("proven",)
-
-
-def test_a_forward_of_another_layer_is_none_of_its_own():
-    layer = nn.BatchNorm2d(4)
-    assert not batch_norm.has_own_forward(layer)
-    batch_norm.lighten(layer)
-    assert not batch_norm.has_own_forward(layer)
-    other = copy.copy(layer)  # which calls the first one
-    assert not batch_norm.lightened(other)
-    assert batch_norm.has_own_forward(other)
 
 
 # --- by name -------------------------------------------------------------------------------------

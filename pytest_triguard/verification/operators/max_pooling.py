@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from pytest_triguard.engine import max_pool
 from pytest_triguard.verification import rounding
 from pytest_triguard.verification.intervals import Interval
 from pytest_triguard.verification.operators import arithmetic, rectifiers
@@ -46,9 +47,12 @@ def max_pool2d(
     """Bounds of `functional.max_pool2d`."""
     if return_indices:
         raise Unsupported("return_indices=True")
+    options = (kernel_size, stride, padding, dilation, ceil_mode)
     return input.monotone(
-        lambda values: functional.max_pool2d(
-            values, kernel_size, stride, padding, dilation, ceil_mode
+        lambda values: (
+            max_pool.pooled(values, *options)
+            if max_pool.suits(values) and not values.requires_grad
+            else functional.max_pool2d(values, *options)
         )
     )
 
