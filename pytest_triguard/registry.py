@@ -50,7 +50,8 @@ class Family(Generic[Method]):
         if name not in self._table:
             raise unknown_name(self._kind, name, self._table)
         factory: Any = self.find(name)
-        known = inspect.signature(factory).parameters
+        # Reading a signature takes longer than making most methods.
+        known = inspect.signature(factory).parameters if hyperparameters else {}
         for key in hyperparameters:
             if key not in known:
                 raise InputError(

@@ -109,8 +109,10 @@ def slack_logits(walk: Substitution, margin: Tensor) -> Interval:
 
     Those of the intervals are wide; they are tightened where the slack decides.
     """
-    size = walk.logits.magnitude.amax(1)
-    decides = (margin > 0) & (margin < _DECIDES * size)
+    positive = margin > 0
+    if not bool(positive.any()):
+        return walk.logits
+    decides = positive & (margin < _DECIDES * walk.logits.magnitude.amax(1))
     if not bool(decides.any()):
         return walk.logits
     tight, known, those = walk.tight_logits(), walk.logits, decides[:, None]

@@ -138,18 +138,18 @@ class Interval:
     def magnitude(self) -> Tensor:
         """The largest magnitude of each element, `(N, ...)`; not to be overwritten."""
         if self._magnitude is None:
-            lower, upper = self._both()
             # The upper end is the larger unless the lower is below zero by more.
-            self._magnitude = upper if self.positive else torch.maximum(-lower, upper)
+            upper = self.upper
+            self._magnitude = upper if self.positive else torch.maximum(-self.lower, upper)
         return self._magnitude
 
     @property
     def largest(self) -> Tensor:
         """At least the largest magnitude of each sample's elements, `(N,)`."""
         if self._largest is None:
-            (lower, upper), dims = self._both(), tuple(range(1, len(self.shape)))
-            most = upper.amax(dims)
-            self._largest = most if self.positive else torch.maximum(most, -lower.amin(dims))
+            dims = tuple(range(1, len(self.shape)))
+            most = self.upper.amax(dims)
+            self._largest = most if self.positive else torch.maximum(most, -self.lower.amin(dims))
         return self._largest
 
     def settle(self) -> None:
@@ -164,25 +164,22 @@ class Interval:
 
     def rearranged(self, change: Callable[[Tensor], Tensor]) -> Interval:
         """Return the value after its elements were only moved, or zeros put beside them."""
-        if self._ends is None:
+        if self.is_centred:
             centre, radius = self._sides()
             return Interval.around(change(centre), change(radius), self.room)
         ball = self.ball
         if ball is not None:
             scale = ball.scale.expand_as(ball.centre)
             ball = Ball(change(ball.centre), change(scale), ball.radius, ball.norm)
-        lower, upper = self._ends
+        lower, upper = self._both()
         return Interval(change(lower), change(upper), ball, positive=self.positive)
 
     def rectified(self) -> Interval:
         """Return the larger of the value and zero, whose magnitude is no larger."""
-        if self._ends is None:
+        if self.is_centred:
             lower, upper = self.fresh_ends()
             return Interval(lower.clamp_min_(0), upper.clamp_min_(0), positive=True)
-        lower, upper = (functional.relu(end) for end in self._ends)
-        found = Interval(lower, upper, positive=True)
-        found._largest = self._largest
-        return found
+        return _Rectified(self)
 
     def monotone(self, function: Callable[[Tensor], Tensor]) -> Interval:
         """Return the value after a function that never falls and that is computed exactly.
@@ -223,7 +220,7 @@ class Interval:
 
         The centre is not to be overwritten.
         """
-        if self._ends is None:
+        if self.is_centred:
             centre, radius = self._sides()
             # Times nothing: a centre that overflowed makes the radius NaN, and so both ends.
             return centre, torch.add(radius, centre, alpha=0)
@@ -242,10 +239,10 @@ class Interval:
         Args:
             share: At least 16 u.
         """
-        if self._ends is None:
+        if self.is_centred:
             centre, radius = self._sides()
             return centre, torch.add(radius, centre.abs(), alpha=share)
-        lower, upper = self._ends
+        lower, upper = self._both()
         centre = torch.lerp(lower, upper, 0.5)  # off by u times itself and the radius
         unit = rounding.roundoff(centre.dtype)
         if self.positive:
@@ -256,7 +253,7 @@ class Interval:
 
     def centred(self) -> tuple[Tensor, Tensor, int]:
         """Return centre, radius and room as in `around`; they are not to be overwritten."""
-        if self._ends is None:
+        if self.is_centred:
             return *self._sides(), self.room
         if self._centred is None:
             unit = rounding.roundoff(self.dtype)
@@ -265,6 +262,61 @@ class Interval:
                 radius.mul_(1 + (2 * ROOM) * unit)
             self._centred = centre, radius.add_(8 * rounding.tiny(self.dtype))
         return *self._centred, ROOM
+
+
+class _Rectified(Interval):
+    """The larger of a value and zero: its ends are computed when asked for, and not kept.
+
+    What it is taken of is kept anyway, for relaxations, and computing them takes next to nothing.
+
+    Args:
+        argument: The value, which has ends.
+    """
+
+    __slots__ = ("_argument",)
+
+    def __init__(self, argument: Interval) -> None:
+        self._argument = argument
+        self._ends = self._centred = self._magnitude = self.ball = None
+        self._largest = argument._largest
+        self.positive = True
+        self.room = 0
+
+    @property
+    def lower(self) -> Tensor:
+        """Lower bounds, `(N, ...)`."""
+        return functional.relu(self._argument.lower)
+
+    @property
+    def upper(self) -> Tensor:
+        """Upper bounds, `(N, ...)`."""
+        return functional.relu(self._argument.upper)
+
+    def _both(self) -> tuple[Tensor, Tensor]:
+        return self.lower, self.upper
+
+    def fresh_ends(self) -> tuple[Tensor, Tensor]:
+        """Return lower and upper bounds that may be overwritten."""
+        return self._both()
+
+    @property
+    def is_centred(self) -> bool:
+        """Whether only a centre and a radius are known so far."""
+        return False
+
+    @property
+    def _known(self) -> Tensor:
+        return self._argument._known
+
+    def settle(self) -> None:
+        """Keep nothing: the argument keeps its ends."""
+        self._centred = self._magnitude = None
+
+    def rearranged(self, change: Callable[[Tensor], Tensor]) -> Interval:
+        """Return the value after its elements were only moved, or zeros put beside them."""
+        moved = Interval(change(self._argument.lower), change(self._argument.upper))
+        moved._largest = self._largest
+        return _Rectified(moved)
 
 
 def both(value: Interval, other: Interval) -> Interval:

@@ -350,9 +350,10 @@ class Network:
         """Return the factors of the last product; none where the module's rounding counts."""
         if self.unit is not None:
             return None
-        bound = self.signature(call.rule).bind(*call.args, **call.kwargs).arguments
-        weight, bias = bound["weight"].to(self.dtype), bound.get("bias")
-        return Head(bound["input"], weight, None if bias is None else bias.to(self.dtype))
+        given = dict(zip(self.signature(call.rule).parameters, call.args, strict=False))
+        given |= call.kwargs
+        weight, bias = given["weight"].to(self.dtype), given.get("bias")
+        return Head(given["input"], weight, None if bias is None else bias.to(self.dtype))
 
     def _head_of(self, node: fx.Node, values: dict[fx.Node, Any]) -> Head | None:
         call = self.resolve(node, values)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import ClassVar
@@ -15,7 +15,7 @@ from pytest_triguard.verification.intervals import Interval
 from pytest_triguard.verification.relaxations import Carried, Slid, between, positive
 from pytest_triguard.verification.windows import Windowed
 
-_CACHED = 2**16
+_CACHED = 2**17
 """Coefficients that are overwritten together: they stay in the cache."""
 
 
@@ -34,7 +34,7 @@ class Tunable:
         height: `(N, *shape)` offset above.
         reach: `(N, *shape)` the largest magnitude of the argument. None where what is rounded is
             paid for in the offsets.
-        depth: `(N, *shape)` offset below, negated, where what is rounded is paid for.
+        drop: `(N, *shape)` how far the offset above is over that below; None where that is zero.
     """
 
     piecewise: ClassVar[bool] = True
@@ -44,7 +44,7 @@ class Tunable:
     chord: Tensor
     height: Tensor
     reach: Tensor | None
-    depth: Tensor | None = None
+    drop: Tensor | None = None
 
     @property
     def rectifies(self) -> bool:
@@ -74,7 +74,8 @@ class Tunable:
         else:
             paid = torch.add((before + floor) * growth, reach, alpha=share)
         if not self.least:
-            paid.mul_(self.input.upper > 0)
+            # Zero or one: by truths, torch multiplies several times slower.
+            paid.mul_(self.input.upper.clamp_min(0).sign_())
         return paid.add_(self.height, alpha=(self._dots + 16 * unit) * growth)
 
     @property
@@ -104,12 +105,14 @@ class Tunable:
         depth = self._paid(self.reach, before, growth)
         if error is not None:
             depth += error * growth
-        return replace(self, height=self.height + depth, depth=depth, reach=None)
+        height = self.height + depth
+        return replace(self, height=height, drop=depth.add_(height), reach=None)
 
     def back(self, rows: Tensor, share: Tensor | None = None) -> tuple[Carried, Tensor | None]:
         """Carry rows back with the choice at the start, or with shares `(N, S, *shape)`."""
         above = positive(rows, 2)
-        constant = self._constant(rows.flatten(2), above.flatten(2), slice(None))
+        columns = _column(self.height), _column(self._drop)
+        constant = _offsets(rows, above, *columns)
         upper = self.chord.unsqueeze(1)
         lower = self.start.unsqueeze(1) if share is None else self._chosen(share, torch.unsqueeze)
         return [(self.input, self._joined(rows, above, lower, upper))], constant
@@ -117,28 +120,18 @@ class Tunable:
     def overwrite(self, rows: Tensor) -> tuple[Carried, Tensor | None]:
         """Carry rows of a ReLU back in their own memory, a few samples at a time."""
         lower, upper = (self.start - self.chord).unsqueeze(1), self.chord.unsqueeze(1)
-        constant = rows.new_empty(rows.shape[:2])
+        values = (rows, lower, upper, _column(self.height), _column(self._drop))
         step = max(1, _CACHED // max(1, rows.shape[1:].numel()))
-        room = torch.empty_like(rows[:step])
-        for begin in range(0, len(rows), step):
-            few = slice(begin, begin + step)
-            some = rows[few]
-            above = torch.clamp_min(some, 0, out=room[: len(some)])
-            constant[few] = self._constant(some.flatten(2), above.flatten(2), few)
-            some.mul_(upper[few]).addcmul_(above, lower[few])
+        parts: Iterable[tuple[Tensor, ...]] = [values]
+        if step < rows.shape[0]:
+            parts = zip(*(torch.split(each, step) for each in values), strict=True)
+        room, constants = torch.empty_like(rows[:step]), []
+        for some, less, more, *columns in parts:
+            above = torch.clamp_min(some, 0, out=room[: some.shape[0]])
+            constants.append(_offsets(some, above, *columns))
+            some.mul_(more).addcmul_(above, less)
+        constant = constants[0] if len(constants) == 1 else torch.cat(constants)
         return [(self.input, rows)], constant
-
-    def _constant(self, rows: Tensor, above: Tensor, few: slice) -> Tensor:
-        """Return the constant, `(n, S)`, for rows of a few samples and their positive parts.
-
-        Args:
-            rows: `(n, S, elements)`.
-            above: Likewise.
-            few: Which samples they are of.
-        """
-        # As transposes of rows: of columns, torch multiplies several at once by a slower kernel.
-        height, drop = (each[few].flatten(1).unsqueeze(1).mT for each in (self.height, self._drop))
-        return torch.baddbmm(torch.bmm(rows, height), above, drop, alpha=-1).squeeze(2)
 
     def slide(self, rows: Windowed, share: Tensor | None = None) -> Slid:
         """Carry rows in windows back with the choice at the start, or with shares in windows."""
@@ -152,10 +145,9 @@ class Tunable:
         carried = self._joined(rows.rows, above, lower, cut(self.chord, 1))
         return [(self.input, Windowed(carried, rows.grid, clean=True))], constant
 
-    @cached_property
+    @property
     def _drop(self) -> Tensor:
-        """How far the offset above is over that below."""
-        return self.height if self.depth is None else self.height + self.depth
+        return self.height if self.drop is None else self.drop
 
     def _chosen(self, share: Tensor, placed: Callable[[Tensor, int], Tensor]) -> Tensor:
         """Return shares where they count, which is where the kink is inside."""
@@ -171,3 +163,17 @@ class Tunable:
         else:
             joined = above.mul_(lower.sub_(upper)).addcmul_(rows, upper)
         return joined if not self.least else self.least * rows + (1 - self.least) * joined
+
+
+def _column(values: Tensor) -> Tensor:
+    """Return values `(N, *shape)` as `(N, elements, 1)`.
+
+    As transposes of rows: of columns, torch multiplies several at once by a slower kernel.
+    """
+    return values.flatten(1).unsqueeze(1).mT
+
+
+def _offsets(rows: Tensor, above: Tensor, height: Tensor, drop: Tensor) -> Tensor:
+    """Return the constant, `(n, S)`, for rows and their positive parts, `(n, S, *shape)`."""
+    flat, positives = rows.flatten(2), above.flatten(2)
+    return torch.baddbmm(torch.bmm(flat, height), positives, drop, alpha=-1).squeeze(2)

@@ -7,7 +7,7 @@ import warnings
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional
@@ -91,6 +91,7 @@ def test_numbers_that_are_not_finite_are_pooled_as_ever(value, dtype, always):
     assert_same(nn.MaxPool2d(3, 2, 1), inputs)
 
 
+@settings(deadline=None)
 @given(
     samples=st.integers(1, 3),
     channels=st.integers(6, 20),

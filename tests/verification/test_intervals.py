@@ -188,3 +188,51 @@ def test_a_ball_without_extent_hides_no_rounding():
     exact = 12 * (shift.double() - factor.double() * centre.double())
     assert found.lower.double() <= exact <= found.upper.double()
     assert scaling.scaled(padded, torch.zeros_like(factor), centre, shift).ball is not None
+
+
+CHANGES = {
+    "ends": lambda value: (value.lower, value.upper),
+    "fresh ends": lambda value: value.fresh_ends(),
+    "parts": lambda value: value.parts(1e-3),
+    "centre and radius": lambda value: value.centre_and_radius(),
+    "centred": lambda value: value.centred()[:2],
+    "magnitude": lambda value: (value.magnitude, value.largest),
+    "moved": lambda value: CHANGES["ends"](value.rearranged(lambda ends: ends.flip(1))),
+    "moved and padded": lambda value: CHANGES["parts"](
+        value.rearranged(lambda ends: functional.pad(ends, (1, 2)))
+    ),
+    "rectified": lambda value: CHANGES["ends"](value.rectified()),
+    "settled": lambda value: (value.settle(), *CHANGES["ends"](value))[1:],
+    "sum": lambda value: CHANGES["ends"](arithmetic.add(value, value)),
+    "product": lambda value: CHANGES["ends"](affine.linear(value, torch.eye(4).to(value.dtype))),
+}
+
+
+@DTYPES
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_rectified_value_is_one_with_rectified_ends(change, dtype):
+    lower = torch.tensor([[-2.0, -1.0, 0.5, float("nan")]], dtype=dtype)
+    value = Interval(lower, lower + 1.5)
+    own = value.rectified()
+    plain = Interval(lower.relu(), (lower + 1.5).relu(), positive=True)
+    assert own.shape == plain.shape
+    assert own.dtype == dtype
+    assert own.positive
+    assert not own.is_centred
+    for found, expected in zip(CHANGES[change](own), CHANGES[change](plain), strict=True):
+        assert torch.equal(found.nan_to_num(9.0), expected.nan_to_num(9.0))
+
+
+def test_a_rectified_value_keeps_no_ends():
+    own = Interval(-torch.ones(1, 2), torch.ones(1, 2)).rectified()
+    own.lower.add_(1.0)
+    own.fresh_ends()[1].add_(1.0)
+    assert own.lower.tolist() == [[0.0, 0.0]]
+    assert own.upper.tolist() == [[1.0, 1.0]]
+
+
+def test_the_largest_magnitude_of_a_rectified_value_is_known():
+    value = Interval(-3 * torch.ones(1, 2), torch.ones(1, 2))
+    assert value.largest.tolist() == [3.0]
+    assert value.rectified().largest.tolist() == [3.0]
+    assert value.rectified().rearranged(lambda ends: ends.flip(1)).largest.tolist() == [3.0]

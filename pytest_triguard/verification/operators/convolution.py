@@ -13,6 +13,7 @@ from torch.nn.grad import conv2d_input
 
 from pytest_triguard.engine.devices import is_host
 from pytest_triguard.verification.intervals import Interval
+from pytest_triguard.verification.operators import columns
 from pytest_triguard.verification.operators.affine import Product, bounded, evaluated, relaxed
 from pytest_triguard.verification.operators.phases import Phases
 from pytest_triguard.verification.operators.rule import Keep, Unsupported
@@ -105,14 +106,17 @@ def _product(
         and (isinstance(padding, str) or pair(padding) == (0, 0))
     )
 
+    plain = groups == 1 and pair(dilation) == (1, 1)
+
     def apply(values: Tensor, weights: Tensor, offset: Tensor | None) -> Tensor:
         if pointwise and values.is_contiguous(memory_format=torch.channels_last):
             by_place = values.permute(0, 2, 3, 1)
             return functional.linear(by_place, weights[:, :, 0, 0], offset).permute(0, 3, 1, 2)
+        if plain and columns.pay(values, weights, pair(stride), padding):
+            return columns.conv2d(values, weights, offset, pair(stride), pair(padding))
         return functional.conv2d(values, weights, offset, stride, padding, dilation, groups)
 
     def phases(weights: Tensor) -> Phases | None:
-        plain = groups == 1 and pair(dilation) == (1, 1)
         return Phases.of(weights, pair(stride)) if plain else None
 
     def phased(rows: Tensor, arranged: Phases) -> Tensor:

@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from pytest_triguard.engine.devices import is_host
 
-_HELD = 2**16
+_HELD = 2**17
 """Numbers that are worked on at a time: they stay in the cache."""
 
 _CHANNELS = 8
@@ -117,36 +117,38 @@ class Phases:
             _Line.of(*each)
             for each in zip(rows.shape[2:], size, before, self.steps, self.tiles, strict=True)
         )
-        (inputs, outputs), wide = (rows.shape[1], self.weights.shape[1]), across.pitch
-        used = down.count * wide
-        length = -(-used // _WIDTH) * _WIDTH
-        area = (self.tiles[0] - 1) * wide + self.tiles[1] - 1 + length
-        channels = outputs // (self.steps[0] * self.steps[1])
+        inputs, outputs, wide = rows.shape[1], self.weights.shape[1], across.pitch
+        area, channels = down.pitch * wide, outputs // (self.steps[0] * self.steps[1])
         found = rows.new_empty(len(rows), channels, *size)
-        taken = inputs * area + outputs * length + found[:1].numel()
+        taken = (inputs + outputs) * area + found[:1].numel()
         parts = -(-len(rows) // max(1, _HELD // taken))
         step = -(-len(rows) // parts)
-        held = rows.new_zeros(step, inputs, area)
-        lines = held[..., : down.padded * wide].view(step, inputs, -1, wide)
-        images = lines[..., down.to, across.to]
-        product = rows.new_empty(step, outputs, length)
-        phases = product[..., :used].view(step, channels, *self.steps, -1, wide)
+        length = -(-step * area // _WIDTH) * _WIDTH
+        held = rows.new_zeros(inputs, length + (self.tiles[0] - 1) * wide + self.tiles[1] - 1)
+        lines = held[:, : step * area].view(inputs, step, -1, wide)
+        images = lines[..., down.to, across.to].transpose(0, 1)
+        product = rows.new_empty(outputs, length)
+        phases = product[:, : step * area].view(channels, *self.steps, step, -1, wide)
         given, tiles = rows[:, :, down.given, across.given], self._tiles(held, wide, length)
         moves = [
-            (torch.split(found[:, :, outer, other], step), phases[:, :, top, left, inner, own])
+            (
+                torch.split(found[:, :, outer, other], step),
+                phases[:, top, left, :, inner, own].transpose(0, 1),
+            )
             for top, (inner, outer) in enumerate(down.phases)
             for left, (own, other) in enumerate(across.phases)
         ]
         for number, part in enumerate(torch.split(given, step)):
             count = len(part)
             if count < step:
-                images, product = images[:count], product[:count]
-                tiles = [(weights[:count], shifted[:count]) for weights, shifted in tiles]
+                images, length = images[:count], count * area
+                product = product[:, :length]
+                tiles = [(weights, shifted[:, :length]) for weights, shifted in tiles]
                 moves = [(places, phase[:count]) for places, phase in moves]
             images.copy_(part)
-            torch.bmm(*tiles[0], out=product)
+            torch.mm(*tiles[0], out=product)
             for weights, shifted in tiles[1:]:
-                product.baddbmm_(weights, shifted)
+                product.addmm_(weights, shifted)
             for places, phase in moves:
                 places[number].copy_(phase)
         return found
@@ -156,6 +158,6 @@ class Phases:
         last = self.tiles[0] * self.tiles[1] - 1
         places = (divmod(last - number, self.tiles[1]) for number in range(last + 1))
         return [
-            (weights.expand(len(held), -1, -1), held.narrow(2, top * wide + left, length))
+            (weights, held.narrow(1, top * wide + left, length))
             for weights, (top, left) in zip(self.weights, places, strict=True)
         ]
