@@ -40,16 +40,16 @@ _DTYPES = (torch.float32, torch.float64)
 
 def forward(layer: nn.MaxPool2d, input: Tensor) -> Any:
     """What a layer does in the place of its `forward`."""
-    options = (layer.kernel_size, layer.stride, layer.padding, layer.dilation, layer.ceil_mode)
-    back = input.requires_grad and torch.is_grad_enabled()
     if (
         watched(input)  # first, as whoever looks on would see the sizes compared
         or layer.return_indices
         or not suits(input)
-        or (back and backward_watched())
+        or backward_watched()
     ):
         return type(layer).forward(layer, input)
-    if not back:
+    stride = layer.kernel_size if layer.stride is None else layer.stride
+    options = (layer.kernel_size, stride, layer.padding, layer.dilation, layer.ceil_mode)
+    if not (input.requires_grad and torch.is_grad_enabled()):
         return pooled(input, *options)
     values, _ = _Pooled.apply(input, *options)
     return values
@@ -119,10 +119,7 @@ class _Pooled(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, input: Tensor, *options: Any) -> tuple[Tensor, ...]:
-        found = _in_parts(
-            input,
-            lambda part: functional.max_pool2d_with_indices(part, *options),
-        )
+        found = _in_parts(input, lambda part: functional.max_pool2d_with_indices(part, *options))
         ctx.save_for_backward(input, found[1])
         ctx.mark_non_differentiable(found[1])
         ctx.set_materialize_grads(False)

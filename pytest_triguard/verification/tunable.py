@@ -34,7 +34,8 @@ class Tunable:
         height: `(N, *shape)` offset above.
         reach: `(N, *shape)` the largest magnitude of the argument. None where what is rounded is
             paid for in the offsets.
-        drop: `(N, *shape)` how far the offset above is over that below; None where that is zero.
+        drop: `(N, *shape)` how far the offset above is over that below; None for the height, where
+            the line below goes through zero.
     """
 
     piecewise: ClassVar[bool] = True

@@ -10,6 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+from torch.autograd import forward_ad
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
@@ -120,6 +121,20 @@ def test_derivatives_of_second_order_are_right(always):
     assert node_of(layer, points) == NODE
     assert torch.autograd.gradcheck(layer, points, check_batched_grad=True, check_forward_ad=True)
     assert torch.autograd.gradgradcheck(lambda each: layer(each) ** 3, points)
+
+
+def test_tangents_go_forward_without_a_way_back(always):
+    layer, inputs = lightened(nn.MaxPool2d(2)), images(2, 6, 4, 4)
+    with forward_ad.dual_level():
+        pooled = layer(forward_ad.make_dual(inputs, torch.ones_like(inputs)))
+        tangent = forward_ad.unpack_dual(pooled).tangent
+    assert torch.equal(tangent, torch.ones(2, 6, 2, 2))
+
+
+def test_a_layer_without_a_stride_has_windows_side_by_side(always):
+    layer = nn.MaxPool2d(2)
+    layer.stride = None
+    assert_same(layer, images(2, 6, 4, 4))
 
 
 def test_a_layer_can_be_called_on_each_sample(always):
