@@ -2,8 +2,9 @@
 
 For stride s, the elements of the argument fall into s by s phases. All phases of a channel are
 channels of one convolution of stride 1 of the rows, with the kernel cut into tiles of s by s taps.
-Written out line after line, with zeros around, rows shifted by a tap are the same numbers from
-another place on: each tile is one product of matrices, and nothing is copied for it.
+Written out line after line and one behind the other, with zeros around, rows shifted by a tap are
+the same numbers from another place on: each tile is one product of matrices for all of them, and
+nothing is copied for it.
 """
 
 from __future__ import annotations
