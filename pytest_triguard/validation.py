@@ -112,3 +112,8 @@ def flag(name: str, value: Any) -> bool:
     if not isinstance(value, bool):
         raise InputTypeError(f"{name} must be True or False, but {describe(value)} came")
     return value
+
+
+def beyond(value: float, limit: float) -> bool:
+    """Return whether a number exceeds a positive limit by more than rounding explains."""
+    return value > limit * (1 + 1e-6)

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from pytest_triguard.errors import InputError, InputTypeError
-from pytest_triguard.validation import describe, flag, number, one_of, whole
+from pytest_triguard.validation import beyond, describe, flag, number, one_of, whole
 
 
 def refused(error, message):
@@ -89,3 +89,11 @@ def test_values_are_described_in_one_short_line():
     assert describe(np.zeros(4)) == "a ndarray of shape (4,) and dtype float64"
     assert describe("x" * 100) == "'" + "x" * 56 + "..."
     assert "\n" not in describe({"image": torch.zeros(9, 9)})
+
+
+def test_rounding_goes_beyond_no_limit():
+    limit = (0.5 + 1.6191430999856575) - 0.5
+    assert limit < 1.6191430999856575
+    assert not beyond(1.6191430999856575, limit)
+    assert not beyond(float(torch.tensor(0.1)), 0.1)
+    assert beyond(1.0001, 1.0)

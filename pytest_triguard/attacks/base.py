@@ -22,7 +22,7 @@ from pytest_triguard.errors import InputError, InputTypeError
 from pytest_triguard.facts import Facts
 from pytest_triguard.running import Run, running
 from pytest_triguard.settings import current_settings
-from pytest_triguard.validation import describe, number, one_of, whole
+from pytest_triguard.validation import beyond, describe, number, one_of, whole
 
 
 @dataclass(frozen=True)
@@ -235,7 +235,7 @@ def check_reach(eps: float | Tensor, norm: Norm, run: Run) -> None:
         raise InputError(f"eps must be one number{wanted}, but {describe(eps)} came")
     width = widest(run, norm)
     largest = float(eps.max()) if isinstance(eps, Tensor) else float(eps)
-    if largest > width:
+    if beyond(largest, width):
         reach = "range of the inputs" if norm == "linf" else "diagonal of their range"
         raise InputError(
             f"eps must not exceed the {reach}, {width:g}, but {largest:g} came; "

@@ -12,7 +12,7 @@ from pytest_triguard.attacks.base import check_eps
 from pytest_triguard.backdoors.base import per_channel
 from pytest_triguard.data import BOUNDS_TOLERANCE
 from pytest_triguard.errors import InputError, InputTypeError
-from pytest_triguard.validation import describe
+from pytest_triguard.validation import beyond, describe
 
 
 def on_host(inputs: Any) -> Tensor:
@@ -76,7 +76,7 @@ def radii_of(
     width = max(above - below for below, above in zip(low, high, strict=True))
     widest = width * {"linf": 1.0, "l2": math.sqrt(size), "l1": size}[norm]
     radii = torch.as_tensor(eps, dtype=torch.float64, device="cpu").detach().expand(count).clone()
-    if float(radii.max()) > widest:
+    if beyond(float(radii.max()), widest):
         raise InputError(
             f"eps must not exceed the range of the inputs, {widest:g} in {norm}, but "
             f"{float(radii.max()):g} came; eps is measured in the units of the inputs, before "

@@ -16,7 +16,7 @@ from pytest_triguard.attacks.base import check_eps
 from pytest_triguard.engine.model import Model
 from pytest_triguard.engine.samples import Batch
 from pytest_triguard.errors import InputError, InputTypeError
-from pytest_triguard.validation import describe, one_of
+from pytest_triguard.validation import beyond, describe, one_of
 from pytest_triguard.verification import rounding
 from pytest_triguard.verification.intervals import (
     BALL_NORMS,
@@ -205,7 +205,7 @@ def _refuse_too_large(eps: float | Tensor, norm: str, model: Model) -> None:
     low, high = model.bounds(torch.float32)
     width = float((high - low).amax())
     largest = float(eps.amax()) if isinstance(eps, Tensor) else float(eps)
-    if norm == "linf" and largest > width * (1 + 1e-6):
+    if norm == "linf" and beyond(largest, width):
         raise InputError(
             f"eps must not exceed the range of the inputs, {width:g}, but {largest:g} came; "
             "eps is measured in the units of the inputs, before normalisation"

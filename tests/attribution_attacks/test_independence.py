@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from pytest_triguard.classifier import Classifier
@@ -122,6 +122,7 @@ def test_each_sample_may_have_its_own_eps(row):
     norm=st.sampled_from(["linf", "l2"]),
     row=st.sampled_from(TABLE),
 )
+@example(0, 1.0, None, 0.5, 1.6191430999856575, "linf", TABLE[0])  # eps above the range by rounding
 def test_nothing_leaves_ball_or_bounds_or_changes_the_prediction(
     seed, eps, step, low, width, norm, row
 ):
