@@ -40,23 +40,44 @@ _DTYPES = (torch.float32, torch.float64)
 
 def forward(layer: nn.MaxPool2d, input: Tensor) -> Any:
     """What a layer does in the place of its `forward`."""
-    if (
-        watched(input)  # first, as whoever looks on would see the sizes compared
-        or layer.return_indices
-        or not suits(input)
-        or backward_watched()
-    ):
+    # First, as whoever looks on would see the sizes compared, and hold to them.
+    if watched(input) or layer.return_indices:
         return type(layer).forward(layer, input)
-    stride = layer.kernel_size if layer.stride is None else layer.stride
-    options = (layer.kernel_size, stride, layer.padding, layer.dilation, layer.ceil_mode)
-    if not (input.requires_grad and torch.is_grad_enabled()):
-        return pooled(input, *options)
-    values, _ = _Pooled.apply(input, *options)
-    return values
+    return max_pool2d(
+        input, layer.kernel_size, layer.stride, layer.padding, layer.dilation, layer.ceil_mode
+    )
 
 
-def suits(input: Tensor) -> bool:
-    """Return whether `pooled` takes an input, and takes less time for it."""
+def max_pool2d(
+    input: Tensor,
+    kernel_size: Sizes,
+    stride: Sizes | None = None,
+    padding: Sizes = 0,
+    dilation: Sizes = 1,
+    ceil_mode: bool = False,
+) -> Tensor:
+    """Return what `functional.max_pool2d` gives, in less time where many channels pay.
+
+    Args:
+        input: `(n, C, H, W)` or `(C, H, W)`.
+        kernel_size: Rows and columns of a window, or one number for both, as for the others.
+        stride: From one window to the next, or None for windows side by side.
+        padding: Rows and columns around the image.
+        dilation: From one element of a window to the next.
+        ceil_mode: Whether windows may end outside of the padding.
+    """
+    stride = kernel_size if stride is None else stride
+    options = (kernel_size, stride, padding, dilation, ceil_mode)
+    if not _pays(input) or backward_watched():
+        return functional.max_pool2d(input, *options)
+    if input.requires_grad and torch.is_grad_enabled():
+        values: Tensor = _Pooled.apply(input, *options)[0]
+        return values
+    return _in_parts(input, lambda part: (functional.max_pool2d(part, *options),))[0]
+
+
+def _pays(input: Tensor) -> bool:
+    """Return whether many channels can be taken at a time, and take less time so."""
     return (
         is_host(input.device)
         and not torch._C._functorch.is_functorch_wrapped_tensor(input)
@@ -66,29 +87,6 @@ def suits(input: Tensor) -> bool:
         and input.numel() >= _LEAST
         and input.is_contiguous()
     )
-
-
-def pooled(
-    input: Tensor,
-    kernel_size: Sizes,
-    stride: Sizes | None = None,
-    padding: Sizes = 0,
-    dilation: Sizes = 1,
-    ceil_mode: bool = False,
-) -> Tensor:
-    """Return what `functional.max_pool2d` gives, without a way back.
-
-    Args:
-        input: `(n, C, H, W)`, one that `suits`.
-        kernel_size: Rows and columns of a window, or one number for both, as for the others.
-        stride: From one window to the next, or None for windows side by side.
-        padding: Rows and columns around the image.
-        dilation: From one element of a window to the next.
-        ceil_mode: Whether windows may end outside of the padding.
-    """
-    options = (kernel_size, stride, padding, dilation, ceil_mode)
-    (values,) = _in_parts(input, lambda part: (functional.max_pool2d(part, *options),))
-    return values
 
 
 def _in_parts(input: Tensor, pool: Callable[[Tensor], tuple[Tensor, ...]]) -> tuple[Tensor, ...]:

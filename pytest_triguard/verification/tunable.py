@@ -112,8 +112,7 @@ class Tunable:
     def back(self, rows: Tensor, share: Tensor | None = None) -> tuple[Carried, Tensor | None]:
         """Carry rows back with the choice at the start, or with shares `(N, S, *shape)`."""
         above = positive(rows, 2)
-        columns = _column(self.height), _column(self._drop)
-        constant = _offsets(rows, above, *columns)
+        constant = _offsets(rows, above, _column(self.height), _column(self._drop))
         upper = self.chord.unsqueeze(1)
         lower = self.start.unsqueeze(1) if share is None else self._chosen(share, torch.unsqueeze)
         return [(self.input, self._joined(rows, above, lower, upper))], constant
@@ -131,8 +130,7 @@ class Tunable:
             above = torch.clamp_min(some, 0, out=room[: some.shape[0]])
             constants.append(_offsets(some, above, *columns))
             some.mul_(more).addcmul_(above, less)
-        constant = constants[0] if len(constants) == 1 else torch.cat(constants)
-        return [(self.input, rows)], constant
+        return [(self.input, rows)], torch.cat(constants)
 
     def slide(self, rows: Windowed, share: Tensor | None = None) -> Slid:
         """Carry rows in windows back with the choice at the start, or with shares in windows."""

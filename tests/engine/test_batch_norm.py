@@ -19,6 +19,7 @@ from pytest_triguard.engine import batch_norm, lighter
 from pytest_triguard.engine.backward_rules import GuidedReLU
 from pytest_triguard.engine.gradients import input_gradient
 from pytest_triguard.engine.objectives import logit
+from tests.engine.looking import Looking, node_of
 
 NODE = "_NormalizedBackward"
 
@@ -45,11 +46,6 @@ def images(*shape, dtype=torch.float64):
 
 def held(module):
     return Classifier(module).prepared()
-
-
-def node_of(layer, inputs):
-    """Return the name of the operator that autograd goes backward through."""
-    return layer(inputs.requires_grad_()).grad_fn.name()
 
 
 # --- one layer ----------------------------------------------------------------------------------
@@ -231,15 +227,6 @@ def test_coarse_numbers_go_backward_as_finely_as_ever(dtype):
 
 
 def test_it_is_not_used_while_somebody_looks_on():
-    class Looking(torch.overrides.TorchFunctionMode):
-        def __init__(self):
-            super().__init__()
-            self.names = []
-
-        def __torch_function__(self, func, types, args=(), kwargs=None):
-            self.names.append(getattr(func, "__name__", ""))
-            return func(*args, **(kwargs or {}))
-
     layer = filled(nn.BatchNorm2d(4))
     lighter.lighten(layer)
     with Looking() as looking:

@@ -17,6 +17,7 @@ from torch.utils.checkpoint import checkpoint
 from pytest_triguard.engine import lighter, max_pool
 from pytest_triguard.verification.intervals import Interval
 from pytest_triguard.verification.operators import max_pooling
+from tests.engine.looking import Looking, node_of
 
 NODE = "_PooledBackward"
 PLAIN = "MaxPool2DWithIndicesBackward0"
@@ -39,11 +40,6 @@ def images(*shape, dtype=torch.float32):
 def lightened(layer):
     [layer] = lighter.lighten(copy.deepcopy(layer))
     return layer
-
-
-def node_of(layer, inputs):
-    """Return the name of the operator that autograd goes backward through."""
-    return layer(inputs.requires_grad_()).grad_fn.name()
 
 
 def assert_same(layer, inputs):
@@ -180,15 +176,6 @@ def test_a_wrong_layer_is_refused_as_ever():
 
 
 def test_whoever_looks_on_sees_the_layers_own_operator():
-    class Looking(torch.overrides.TorchFunctionMode):
-        def __init__(self):
-            super().__init__()
-            self.names = []
-
-        def __torch_function__(self, func, types, args=(), kwargs=None):
-            self.names.append(getattr(func, "__name__", ""))
-            return func(*args, **(kwargs or {}))
-
     layer, inputs = lightened(nn.MaxPool2d(2)), images(8, 8, 32, 32)
     with Looking() as looking:
         layer(inputs)

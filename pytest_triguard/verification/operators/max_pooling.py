@@ -47,12 +47,9 @@ def max_pool2d(
     """Bounds of `functional.max_pool2d`."""
     if return_indices:
         raise Unsupported("return_indices=True")
-    options = (kernel_size, stride, padding, dilation, ceil_mode)
     return input.monotone(
-        lambda values: (
-            max_pool.pooled(values, *options)
-            if max_pool.suits(values) and not values.requires_grad
-            else functional.max_pool2d(values, *options)
+        lambda values: max_pool.max_pool2d(
+            values, kernel_size, stride, padding, dilation, ceil_mode
         )
     )
 
