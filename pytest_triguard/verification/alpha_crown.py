@@ -42,6 +42,7 @@ class AlphaCrown(CrownIBP):
     """
 
     name: ClassVar[str] = "alpha_crown"
+    ascends: ClassVar[bool] = True
 
     def samples(self, network: Network) -> int:
         """Return how many samples may be bounded at once."""

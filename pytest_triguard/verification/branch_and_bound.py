@@ -12,11 +12,11 @@ from torch import Tensor
 
 from pytest_triguard.errors import InputError
 from pytest_triguard.verification.alpha_crown import Ascent, graphs, walked
-from pytest_triguard.verification.crown import matrix, slack_logits
 from pytest_triguard.verification.domains import Search
 from pytest_triguard.verification.ibp import interval_margin
 from pytest_triguard.verification.intervals import Interval
 from pytest_triguard.verification.judging import slack_of
+from pytest_triguard.verification.logits import matrix, slack_logits, tight_logits
 from pytest_triguard.verification.methods import Effort, Margins
 from pytest_triguard.verification.network import Network
 from pytest_triguard.verification.proof_tree import ProofTree
@@ -59,7 +59,7 @@ class BranchAndBound:
 
     def logits(self, network: Network, region: Interval, effort: Effort) -> Interval:
         """Return bounds of the logits over a set of inputs, `(n, K)`: those of the root."""
-        return walked(network, region, effort).tight_logits()
+        return tight_logits(walked(network, region, effort))
 
     @torch.no_grad()
     def margins(self, network: Network, region: Interval, rows: Rows, effort: Effort) -> Margins:
@@ -126,7 +126,7 @@ def _rooted(
 ) -> tuple[Tensor, Interval, Splits]:
     """Return bounds of the rows over whole regions, `(N, S)`, those of the logits, and splits."""
     walk = _taken_apart(walked(network, region, effort), effort)
-    spec = matrix(rows, walk.logits)
+    spec = matrix(walk, rows)
     bounds, choices = Ascent(effort.budget.steps).best(walk, walk.output, spec)
     if not rows.spare:  # then a bound of the least row is one of every row
         plain = interval_margin(walk.logits, walk.head, rows)

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from torch import Tensor
 
 from pytest_triguard.engine.devices import is_host
-from pytest_triguard.verification.ibp import interval_margin
 from pytest_triguard.verification.intervals import Interval
+from pytest_triguard.verification.logits import least, slack_logits, tight_logits
 from pytest_triguard.verification.methods import Effort, Margins
 from pytest_triguard.verification.network import Network
 from pytest_triguard.verification.specification import Rows, joint
@@ -19,8 +19,6 @@ from pytest_triguard.verification.tightening import Solve
 
 _ROWS = 16
 """Rows of each sample that are held together at least."""
-_DECIDES = 1e-3
-"""Share of the largest logit above which no slack decides."""
 
 _TOGETHER = 2**14
 """Elements of the widest value that a processor tightens of all samples together. Every sample's
@@ -46,25 +44,35 @@ class CrownIBP:
 
     name: ClassVar[str] = "crown_ibp"
     tighten: ClassVar[bool] = False
+    ascends: ClassVar[bool] = False
 
     def samples(self, network: Network) -> int:
         """Return how many samples may be bounded at once."""
         return max(1, HELD // (_ROWS * network.widest))
 
-    @torch.no_grad()
     def logits(self, network: Network, region: Interval, effort: Effort) -> Interval:
         """Return bounds of the logits over a set of inputs, `(n, K)`."""
-        return self.walked(network, region, effort).tight_logits(self.solve(effort))
+        with self._quietly(network):
+            walk = self.walked(network, region.alike(), effort)
+            found = tight_logits(walk, self.solve(effort))
+            lower, upper = found.lower, found.upper
+        return Interval(lower.clone(), upper.clone())
 
-    @torch.no_grad()
     def margins(self, network: Network, region: Interval, rows: Rows, effort: Effort) -> Margins:
         """Return a lower bound of the least row over a set of inputs, and bounds of the logits."""
-        walk = self.walked(network, region, effort)
-        plain = interval_margin(walk.logits, walk.head, rows)
-        found = joint(walk.least(matrix(rows, walk.logits), self.solve(effort)), rows.spare)
-        margin = torch.where(found > plain, found, plain)
-        logits = slack_logits(walk, margin)
-        return Margins(margin, logits, 2 * len(margin), walk.carried)
+        with self._quietly(network):
+            walk = self.walked(network, region.alike(), effort)
+            margin = joint(least(walk, rows, self.solve(effort)), rows.spare)
+            logits = slack_logits(walk, margin)
+            lower, upper = logits.lower, logits.upper
+        found = Interval(lower.clone(), upper.clone())
+        return Margins(margin.clone(), found, 2 * len(margin), walk.carried)
+
+    def _quietly(self, network: Network) -> AbstractContextManager[None]:
+        """Return the mode in which results are computed: without derivatives, where none count."""
+        if self.ascends or not is_host(network.model.device):
+            return torch.no_grad()
+        return torch.inference_mode()
 
     def walked(self, network: Network, region: Interval, effort: Effort) -> Substitution:
         """Return the network with all bounds and relaxations over a set of inputs."""
@@ -96,26 +104,3 @@ class Crown(CrownIBP):
         if not is_host(network.model.device):
             return most
         return min(most, max(1, _TOGETHER // network.widest))
-
-
-def matrix(rows: Rows, logits: Interval) -> Tensor:
-    """Return what is to be proven as rows on the logits, `(n, S, K)`."""
-    one = torch.eye(logits.shape[1], dtype=logits.dtype, device=logits.lower.device)
-    return rows.matrix(one).expand(logits.shape[0], -1, -1)
-
-
-def slack_logits(walk: Substitution, margin: Tensor) -> Interval:
-    """Return bounds of the logits that a slack can be taken from.
-
-    Those of the intervals are wide; they are tightened where the slack decides.
-    """
-    positive = margin > 0
-    if not bool(positive.any()):
-        return walk.logits
-    decides = positive & (margin < _DECIDES * walk.logits.magnitude.amax(1))
-    if not bool(decides.any()):
-        return walk.logits
-    tight, known, those = walk.tight_logits(), walk.logits, decides[:, None]
-    return Interval(
-        torch.where(those, tight.lower, known.lower), torch.where(those, tight.upper, known.upper)
-    )

@@ -83,6 +83,10 @@ class Interval:
         value.room = room
         return value
 
+    def alike(self) -> Interval:
+        """Return the same bounds, with nothing kept that was computed from them."""
+        return Interval(self.lower, self.upper, self.ball, positive=self.positive)
+
     @property
     def lower(self) -> Tensor:
         """Lower bounds, `(N, ...)`."""
@@ -116,23 +120,24 @@ class Interval:
         return self._ends is None
 
     @property
-    def _known(self) -> Tensor:
+    def known(self) -> Tensor:
+        """A tensor of the value's shape, dtype and device."""
         return self._sides()[0] if self._ends is None else self._ends[0]
 
     @property
     def shape(self) -> torch.Size:
         """Shape of the value, samples first."""
-        return self._known.shape
+        return self.known.shape
 
     @property
     def dtype(self) -> torch.dtype:
         """The dtype the bounds are computed in."""
-        return self._known.dtype
+        return self.known.dtype
 
     @property
     def device(self) -> torch.device:
         """The device the bounds are on."""
-        return self._known.device
+        return self.known.device
 
     @property
     def magnitude(self) -> Tensor:
@@ -224,9 +229,10 @@ class Interval:
             centre, radius = self._sides()
             # Times nothing: a centre that overflowed makes the radius NaN, and so both ends.
             return centre, torch.add(radius, centre, alpha=0)
-        centre = (self.lower + self.upper).mul_(0.5)
+        lower, upper = self._both()
+        centre = (lower + upper).mul_(0.5)
         unit = rounding.roundoff(self.dtype)
-        radius = (self.upper - self.lower).mul_(0.5 * (1 + 8 * unit))
+        radius = (upper - lower).mul_(0.5 * (1 + 8 * unit))
         radius.add_(centre.abs(), alpha=4 * unit).add_(rounding.tiny(self.dtype))
         return centre, radius
 
@@ -305,8 +311,9 @@ class _Rectified(Interval):
         return False
 
     @property
-    def _known(self) -> Tensor:
-        return self._argument._known
+    def known(self) -> Tensor:
+        """A tensor of the value's shape, dtype and device."""
+        return self._argument.known
 
     def settle(self) -> None:
         """Keep nothing: the argument keeps its ends."""
@@ -337,9 +344,9 @@ def _coarser(ball: Ball, dtype: torch.dtype) -> Ball:
     return Ball(centre, rounding.up(scale, 1), radius, ball.norm)
 
 
-def per_sample(values: Tensor, like: Tensor) -> Tensor:
+def per_sample(values: Tensor, like: Tensor | Interval) -> Tensor:
     """Return `(N,)` values shaped to go with `(N, ...)`."""
-    return values.view(-1, *[1] * (like.ndim - 1))
+    return values.view(-1, *[1] * (len(like.shape) - 1))
 
 
 def lengths(values: Tensor, norm: BallNorm) -> Tensor:

@@ -31,7 +31,7 @@ def least_over(region: Interval, rows: Tensor | Windowed) -> Tensor:
     least = _least_over_box(region, rows, sizes)
     if region.ball is None:
         return least
-    gamma = rounding.gamma(region.lower[0].numel(), rows.dtype)
+    gamma = rounding.gamma(region.shape[1:].numel(), rows.dtype)
     ball = region.ball
     scaled = sizes * ball.scale.unsqueeze(1)
     if ball.norm == "l1":
@@ -45,7 +45,7 @@ def least_over(region: Interval, rows: Tensor | Windowed) -> Tensor:
 
 
 def _least_over_box(region: Interval, rows: Tensor | Windowed, sizes: Tensor | Windowed) -> Tensor:
-    gamma = rounding.gamma(region.lower[0].numel(), region.dtype)
+    gamma = rounding.gamma(region.shape[1:].numel(), region.dtype)
     centre, radius = region.centre_and_radius()
     reach = radius * (1 + 2 * gamma) + 2 * gamma * centre.abs()
     if isinstance(rows, Windowed) and isinstance(sizes, Windowed):

@@ -370,7 +370,8 @@ class Network:
         """Return what was made for a node before, or make it; keep it as long as there is room."""
         if key in self._kept:
             return self._kept[key]
-        made = make()
+        with torch.inference_mode(False), torch.no_grad():  # others may take derivatives with it
+            made = make()
         if made.size <= self._left:
             self._kept[key] = made
             self._left -= made.size

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, ClassVar, Protocol
 
 import torch
@@ -43,8 +44,15 @@ class Rows(Protocol):
     def least(self, values: Tensor) -> Tensor:
         """Return what values `(n, S)` of the rows say of all that have to hold, `(n,)`."""
 
-    def matrix(self, one: Tensor) -> Tensor:
-        """Return the rows that count, `(n or 1, rows, K)`, from the identity on the logits."""
+    @property
+    def height(self) -> int:
+        """Number of rows that count: those of `matrix`."""
+
+    def matrix(self, weight: Tensor, part: slice) -> Tensor:
+        """Return some of the rows that count times weights `(K, D)`, as `(n or 1, rows, D)`."""
+
+    def matrix_sizes(self, values: Tensor, part: slice) -> Tensor:
+        """Return the magnitudes of those rows times values `(n, K)`, as `(n, rows)`."""
 
     def violated(self, logits: Tensor) -> Tensor:
         """Return whether the module's own logits `(n, K)` break the property, `(n,)` bool."""
@@ -140,13 +148,22 @@ class Differences:
             values = values.scatter(1, self.labels.unsqueeze(1), torch.inf)
         return joint(values, self.spare)
 
-    def matrix(self, one: Tensor) -> Tensor:
-        """Return the rows of every class but the label's own, `(n, rows, K)`."""
+    @property
+    def height(self) -> int:
+        """Number of rows, without that of the label itself."""
+        return self.classes - 1 if self.targets is None else 1
+
+    def matrix(self, weight: Tensor, part: slice) -> Tensor:
+        """Return some rows of classes other than the label times weights, `(n, rows, D)`."""
         if self.targets is not None:
-            return self.merged(one, slice(None))
-        own = self.labels.unsqueeze(1)
-        others = torch.arange(self.classes - 1, device=own.device).expand(len(own), -1)
-        return one[own] - one[others + (others >= own)]
+            return self.merged(weight, part)
+        return weight[self.labels.unsqueeze(1)] - weight[self._unlike[:, part]]
+
+    def matrix_sizes(self, values: Tensor, part: slice) -> Tensor:
+        """Return the magnitudes of those rows times values `(n, K)`, as `(n, rows)`."""
+        if self.targets is not None:
+            return self.magnitudes_times(values)
+        return self._labelled(values) + values.gather(1, self._unlike[:, part])
 
     def violated(self, logits: Tensor) -> Tensor:
         """Return whether another class is predicted, or the target is not below the label.
@@ -158,6 +175,12 @@ class Differences:
         if self.targets is None:
             return logits.argmax(1) != self.labels
         return (self.times(logits) <= 0).any(1)
+
+    @cached_property
+    def _unlike(self) -> Tensor:
+        """The classes other than the label, `(n, K - 1)`."""
+        others = torch.arange(self.classes - 1, device=self.labels.device)
+        return others + (others >= self.labels.unsqueeze(1))
 
     def _labelled(self, values: Tensor) -> Tensor:
         return values.gather(1, self.labels.unsqueeze(1))
@@ -204,9 +227,18 @@ class Matrix:
         """Return the smallest of values `(n, S)`, `(n,)`."""
         return values.amin(1)
 
-    def matrix(self, one: Tensor) -> Tensor:
-        """Return the rows, `(1, rows, K)`."""
-        return self.merged(one, slice(None))
+    @property
+    def height(self) -> int:
+        """Number of rows."""
+        return len(self.rows)
+
+    def matrix(self, weight: Tensor, part: slice) -> Tensor:
+        """Return some rows times weights `(K, D)`, as `(1, rows, D)`."""
+        return self.merged(weight, part)
+
+    def matrix_sizes(self, values: Tensor, part: slice) -> Tensor:
+        """Return the magnitudes of those rows times values `(n, K)`, as `(n, rows)`."""
+        return values @ self.rows[part].abs().T
 
     def violated(self, logits: Tensor) -> Tensor:
         """Return whether a row is not above zero."""

@@ -23,7 +23,6 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from pytest_triguard.engine.devices import is_host
 from pytest_triguard.verification import carried, rounding
 from pytest_triguard.verification.budget import Clock
 from pytest_triguard.verification.intervals import Interval, both
@@ -41,9 +40,6 @@ INPUT = "input"
 
 _PRODUCTS = 2.0**40
 """More products than a row meets in any one operator."""
-
-_CACHED = 2**19
-"""Elements of rows that a processor carries back together: more is not faster, and takes memory."""
 
 _INDEPENDENT, _EXACT, _LOOSE = range(3)
 """How good the interval of a value is: exact with elements that vary on their own, exact element
@@ -168,35 +164,6 @@ class Substitution:
     def widest(self) -> int:
         """Elements of the largest value of a sample."""
         return max(bounds.shape[1:].numel() for bounds in self.bounds.values())
-
-    def least(self, rows: Tensor, solve: Solve | None = None) -> Tensor:
-        """Return a lower bound of rows on the logits, `(N, S)`.
-
-        Args:
-            rows: `(N, S, K)`.
-            solve: How, or None for the relaxations as they are.
-        """
-        held = min(self.held, _CACHED) if is_host(rows.device) else self.held
-        step = max(1, held // (len(rows) * self.widest))
-        run = solve or plainly
-        parts = rows.chunk(-(-rows.shape[1] // step), dim=1)
-        return torch.cat([run(self, self.output, part) for part in parts], dim=1)
-
-    def tight_logits(self, solve: Solve | None = None) -> Interval:
-        """Return bounds of the logits by back-substitution where they are tighter, `(N, K)`.
-
-        Args:
-            solve: How, or None for the relaxations as they are.
-        """
-        known = self.logits
-        one = torch.eye(known.shape[1], dtype=known.dtype, device=known.lower.device)
-        rows = one.expand(known.shape[0], -1, -1)
-        lower, upper = self.least(rows, solve), -self.least(-rows, solve)
-        # What is not finite says nothing, and the intervals hold whatever it is.
-        return Interval(
-            torch.where(lower > known.lower, lower, known.lower),
-            torch.where(upper < known.upper, upper, known.upper),
-        )
 
     def key_of(self, value: Interval) -> Hashable:
         """Return the key of a value."""
@@ -426,7 +393,7 @@ class Substitution:
         on_inputs, constants = self.substitute(key, rows, tuning)
         if on_inputs is not None:
             constants.append(least_over(self.region, on_inputs))
-        return carried.summed(constants) - self._underflow(len(constants))
+        return carried.summed(constants) - self.underflow(len(constants))
 
     def substitute(
         self, key: Hashable, rows: Tensor | Windowed, tuning: Tuning | None = None
@@ -481,7 +448,7 @@ class Substitution:
             plan.seen[INPUT] = on_inputs
         return on_inputs, constants
 
-    def _underflow(self, steps: int) -> Tensor:
+    def underflow(self, steps: int) -> Tensor:
         """Return more than all products together can lose by underflow, `(N, 1)`."""
         self._sizes = [largest] = [torch.stack(self._sizes).amax(0)]
         return (largest * (steps * _PRODUCTS * rounding.tiny(largest.dtype)))[:, None]

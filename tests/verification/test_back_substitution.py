@@ -10,7 +10,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from pytest_triguard import Classifier, verification
-from pytest_triguard.verification import alpha_crown, carried, crown, substitution
+from pytest_triguard.verification import alpha_crown, carried, crown, logits
 from pytest_triguard.verification.budget import Budget, BudgetSpent, Clock
 from pytest_triguard.verification.intervals import Interval
 from pytest_triguard.verification.network import Network
@@ -95,7 +95,7 @@ class Counted(TorchDispatchMode):
 def test_a_larger_batch_dispatches_no_more_operations(name, method, monkeypatch):
     monkeypatch.setattr(crown, "HELD", 2**26)  # more rows than there are
     monkeypatch.setattr(alpha_crown, "HELD", 2**26)
-    monkeypatch.setattr(substitution, "_CACHED", 2**26)
+    monkeypatch.setattr(logits, "_CACHED", 2**26)
     monkeypatch.setattr(convolution, "_PRODUCTS", 2**26)
     counts = []
     for count in (1, 8):

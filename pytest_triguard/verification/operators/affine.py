@@ -250,7 +250,7 @@ def relaxed(
             return product.transpose(rows, known.exact)
         return product.phased(rows, known.phases)
 
-    error = known.share * per_sample(input.largest.detach(), input.lower)
+    error = known.share * per_sample(input.largest.detach(), input)
     return Affine(
         input,
         lambda rows: flat_rows(rows, transpose),

@@ -98,7 +98,7 @@ def moving(change: Callable[..., Change], *, ordered: bool = False) -> dict[str,
     @wraps(change)
     def relaxation(input: Interval, *args: Any, **kwargs: Any) -> Affine:
         move = change(input, *args, **kwargs)
-        if ordered and move(input.lower).shape[:1] == input.shape[:1]:
+        if ordered and move(input.known).shape[:1] == input.shape[:1]:
             return Affine(input, lambda rows: rows.reshape(*rows.shape[:2], *input.shape[1:]))
         refuse_moved_samples(move, input.shape)
         return Affine(input, put_back(move, input))
