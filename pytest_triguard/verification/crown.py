@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import ClassVar
-
-import torch
 
 from pytest_triguard.engine.devices import is_host
 from pytest_triguard.verification.intervals import Interval
@@ -52,7 +49,7 @@ class CrownIBP:
 
     def logits(self, network: Network, region: Interval, effort: Effort) -> Interval:
         """Return bounds of the logits over a set of inputs, `(n, K)`."""
-        with self._quietly(network):
+        with network.untracked(self.ascends):
             walk = self.walked(network, region.alike(), effort)
             found = tight_logits(walk, self.solve(effort))
             lower, upper = found.lower, found.upper
@@ -60,19 +57,13 @@ class CrownIBP:
 
     def margins(self, network: Network, region: Interval, rows: Rows, effort: Effort) -> Margins:
         """Return a lower bound of the least row over a set of inputs, and bounds of the logits."""
-        with self._quietly(network):
+        with network.untracked(self.ascends):
             walk = self.walked(network, region.alike(), effort)
             margin = joint(least(walk, rows, self.solve(effort)), rows.spare)
             logits = slack_logits(walk, margin)
             lower, upper = logits.lower, logits.upper
         found = Interval(lower.clone(), upper.clone())
         return Margins(margin.clone(), found, 2 * len(margin), walk.carried)
-
-    def _quietly(self, network: Network) -> AbstractContextManager[None]:
-        """Return the mode in which results are computed: without derivatives, where none count."""
-        if self.ascends or not is_host(network.model.device):
-            return torch.no_grad()
-        return torch.inference_mode()
 
     def walked(self, network: Network, region: Interval, effort: Effort) -> Substitution:
         """Return the network with all bounds and relaxations over a set of inputs."""

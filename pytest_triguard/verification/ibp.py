@@ -47,13 +47,15 @@ class IBP:
         del effort
         return network.enclose(region).logits
 
-    @torch.no_grad()
     def margins(self, network: Network, region: Interval, rows: Rows, effort: Effort) -> Margins:
         """Return a lower bound of the least row over a set of inputs, and bounds of the logits."""
         del effort
-        found = network.enclose(region)
-        margin = interval_margin(found.logits, found.head, rows)
-        return Margins(margin, found.logits, forward=2 * len(margin))
+        with network.untracked():
+            found = network.enclose(region.alike())
+            margin = interval_margin(found.logits, found.head, rows)
+            lower, upper = found.logits.lower, found.logits.upper
+        logits = Interval(lower.clone(), upper.clone())
+        return Margins(margin.clone(), logits, forward=2 * len(margin))
 
 
 def interval_margin(logits: Interval, head: Head | None, rows: Rows) -> Tensor:

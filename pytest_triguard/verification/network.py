@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import AbstractContextManager
 from copy import copy
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -22,7 +23,7 @@ import torch
 from torch import Tensor, fx
 from torch.fx.node import map_arg
 
-from pytest_triguard.engine.devices import supports_float64
+from pytest_triguard.engine.devices import is_host, supports_float64
 from pytest_triguard.engine.model import Model
 from pytest_triguard.verification import rounding
 from pytest_triguard.verification.capture import Graph, capture
@@ -148,7 +149,7 @@ class Network:
         self._norms = {} if rounded else _norms(self.graph)
         self._steps: dict[fx.Node, tuple[Rule, dict[str, Any]]] = {}
         self._known: dict[fx.Node, tuple[Rule, dict[str, Any]]] = {}
-        self._kept: dict[tuple[fx.Node, str], Any] = {}
+        self._kept: dict[tuple[fx.Node, str, Hashable], Any] = {}
         self._signatures: dict[Callable[..., Any], inspect.Signature] = {}
         self._left = _KEPT
 
@@ -166,6 +167,19 @@ class Network:
         own._normalization = _normalization(self.model, self.given, self.given)
         own._kept, own._left = {}, _KEPT
         return own
+
+    def untracked(self, ascends: bool = False) -> AbstractContextManager[None]:
+        """Return the mode in which bounds are computed that no derivatives are taken of.
+
+        What is computed in it has to be cloned outside, and must not be kept with what was there
+        before: see `Interval.alike`.
+
+        Args:
+            ascends: Whether derivatives are taken of some.
+        """
+        # A host knows inference mode for all of its tensors; elsewhere they may be of any kind.
+        own = is_host(self.model.device) and not ascends
+        return torch.inference_mode() if own else torch.no_grad()
 
     @torch.no_grad()
     def enclose(self, inputs: Interval) -> Enclosure:
@@ -262,7 +276,7 @@ class Network:
         self, node: fx.Node, rule: Rule, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
         name = "both" if "norm" in kwargs else "interval"
-        keep = {"keep": partial(self._keep, (node, name))} if rule.keeps else {}
+        keep = {"keep": partial(self._keep, node, name)} if rule.keeps else {}
         try:
             value = rule.interval(*args, **kwargs, **keep)
         except Unsupported as error:
@@ -312,7 +326,7 @@ class Network:
         rule = call.rule
         if rule.relaxation is None:
             raise Unsupported(f"{self.graph.describe(call.node)} has no linear relaxation")
-        keep = {"keep": partial(self._keep, (call.node, "relaxation"))} if rule.keeps else {}
+        keep = {"keep": partial(self._keep, call.node, "relaxation")} if rule.keeps else {}
         try:
             return rule.relaxation(*call.args, **call.kwargs, **keep)
         except Unsupported as error:
@@ -366,8 +380,11 @@ class Network:
             raise Unsupported("the captured module returns something other than its logits")
         return logits
 
-    def _keep(self, key: tuple[fx.Node, str], make: Callable[[], Kept]) -> Any:
+    def _keep(
+        self, node: fx.Node, name: str, make: Callable[[], Kept], about: Hashable = None
+    ) -> Any:
         """Return what was made for a node before, or make it; keep it as long as there is room."""
+        key = node, name, about
         if key in self._kept:
             return self._kept[key]
         with torch.inference_mode(False), torch.no_grad():  # others may take derivatives with it

@@ -83,7 +83,8 @@ def _row(
     region = Interval(centre - EPS, centre + EPS)
 
     def bound() -> object:
-        return network.enclose(region)
+        with network.untracked():
+            return network.enclose(region.alike())
 
     for _ in range(2):
         forward()

@@ -128,6 +128,8 @@ class Weights:
     ) -> Weights:
         """Convert the weights of a product, and of a batch normalisation that follows it."""
         fan_in, exact = product.fan_in, weight.to(dtype, memory_format=product.layout)
+        if product.layout != torch.preserve_format:  # a part of a kernel is a view of it so far
+            exact = exact.contiguous(memory_format=product.layout)
         offset = None if bias is None else bias.to(dtype)
         share, tiny = product_share(fan_in, dtype), rounding.tiny(dtype)
         start = exact.new_zeros(product.outputs) if offset is None else offset.abs()
@@ -218,7 +220,7 @@ class Rows:
     @torch.no_grad()
     def of(weight: Tensor, bias: Tensor | None, product: Product, dtype: torch.dtype) -> Rows:
         """Convert the weights of a product."""
-        exact = weight.to(dtype)
+        exact = weight.to(dtype).contiguous()
         offset = None if bias is None else bias.to(dtype).view(product.channels)
         # The norm of each row of weights times the largest magnitude: no product is needed.
         gamma = rounding.gamma(max(product.fan_in, product.fan_out), dtype)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from pytest_triguard.verification.operators.affine import Product, bounded, eval
 from pytest_triguard.verification.operators.phases import Phases
 from pytest_triguard.verification.operators.rule import Keep, Unsupported
 from pytest_triguard.verification.operators.shape import pair
+from pytest_triguard.verification.operators.taps import meeting
 from pytest_triguard.verification.relaxations import Affine, Kernel
 from pytest_triguard.verification.windows import Windowed
 
@@ -38,6 +40,7 @@ def conv2d(
     norm: dict[str, Any] | None = None,
 ) -> Interval:
     """Bounds of `functional.conv2d`, or of a batch normalisation of it with those arguments."""
+    weight, padding, keep = _met(input, weight, stride, padding, dilation, keep)
     product = _product(input, weight, stride, padding, dilation, groups)
     return bounded(input, weight, bias, product, keep, norm)
 
@@ -46,23 +49,36 @@ def conv2d_relaxation(
     input: Interval,
     weight: Tensor,
     bias: Tensor | None = None,
-    *args: Any,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    groups: int = 1,
+    *,
     keep: Keep | None = None,
-    **kwargs: Any,
 ) -> Affine:
     """The convolution itself."""
-    product = _product(input, weight, *args, **kwargs)
+    weight, padding, keep = _met(input, weight, stride, padding, dilation, keep)
+    product = _product(input, weight, stride, padding, dilation, groups)
     step = relaxed(input, weight, bias, product, keep)
-    return replace(step, kernel=_kernel(weight.to(input.dtype), step.offset, *args, **kwargs))
+    kernel = _kernel(weight.to(input.dtype), step.offset, stride, padding, dilation, groups)
+    return replace(step, kernel=kernel)
+
+
+def _met(
+    input: Interval, weight: Tensor, stride: Any, padding: Any, dilation: Any, keep: Keep | None
+) -> tuple[Tensor, Any, Keep | None]:
+    """Return weights that meet the image, the padding for them, and what keeps what they give."""
+    weight, padding, span = meeting(input.shape[2:], weight, stride, padding, dilation)
+    return weight, padding, None if keep is None else partial(keep, about=span)
 
 
 def _kernel(
     weight: Tensor,
     offset: Tensor | None,
-    stride: Any = 1,
-    padding: Any = 0,
-    dilation: Any = 1,
-    groups: int = 1,
+    stride: Any,
+    padding: Any,
+    dilation: Any,
+    groups: int,
 ) -> Kernel | None:
     """Return the weights of a convolution of all channels, or None of another."""
     if groups != 1 or pair(dilation) != (1, 1) or isinstance(padding, str):
@@ -150,14 +166,16 @@ def _product(
         sliding=sliding,
         phases=phases,
         phased=phased,
-        layout=_layout(input),
+        layout=_layout(input, weight),
     )
 
 
-def _layout(input: Interval) -> torch.memory_format:
+def _layout(input: Interval, weight: Tensor) -> torch.memory_format:
     """Return the layout of weights that a device convolves fastest with; results follow it."""
-    known = input.dtype == torch.float32 and is_host(input.device)
-    return torch.channels_last if known else torch.preserve_format
+    if input.dtype == torch.float32 and is_host(input.device):
+        return torch.channels_last
+    part = weight.nbytes < weight.untyped_storage().nbytes()  # as some places of a kernel are
+    return torch.contiguous_format if part else torch.preserve_format
 
 
 def _places(size: torch.Size, weight: Tensor, stride: Any, padding: Any, dilation: Any) -> int:

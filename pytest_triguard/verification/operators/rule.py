@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -68,8 +68,8 @@ class Rule:
 class Keep(Protocol):
     """Keeps what a function returns, and returns it again when it is asked again."""
 
-    def __call__(self, make: Callable[[], Kept]) -> Any:
-        """Return what `make` returns now, or returned before."""
+    def __call__(self, make: Callable[[], Kept], about: Hashable = None) -> Any:
+        """Return what `make` returns now, or returned before for the same that it is about."""
 
 
 class Kept(Protocol):
