@@ -20,7 +20,7 @@ from pytest_triguard.verification.tightening import Solve
 from pytest_triguard.verification.tunable import Tunable
 from pytest_triguard.verification.windows import NOISE, Windowed
 
-RATE = 0.25
+RATE = 0.5
 """Step of the optimiser, in shares."""
 _DECAY = 0.98
 _STEP = 6
