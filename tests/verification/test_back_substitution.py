@@ -13,6 +13,7 @@ from pytest_triguard import Classifier, verification
 from pytest_triguard.verification import alpha_crown, carried, crown, logits
 from pytest_triguard.verification.budget import Budget, BudgetSpent, Clock
 from pytest_triguard.verification.intervals import Interval
+from pytest_triguard.verification.methods import BOUNDS, Effort
 from pytest_triguard.verification.network import Network
 from pytest_triguard.verification.operators import convolution
 from pytest_triguard.verification.relaxations import between, largest, magnitudes, positive
@@ -205,6 +206,24 @@ def test_another_library_finds_the_same(name, method):
     assert torch.allclose(high, found[1], rtol=1e-6, atol=1e-8) or bool(
         (high <= found[1] + 1e-8).all()
     )
+
+
+@needs_peer
+@pytest.mark.parametrize("steps", [5, 10])
+@pytest.mark.parametrize("name", ["mlp", "convolutional head"])
+def test_as_many_steps_lead_as_far_as_in_another_library(name, steps):
+    module, clean = network(name).double().eval(), images(name, 4).double()
+    lower, upper = clean - 0.15, clean + 0.15
+    with Classifier(module).prepared() as model:
+        model.logits(clean[:1])
+        captured = Network(model, torch.float64)
+    module.eval()
+    theirs = peer_bounds(module, lower, upper, "alpha_crown", iterations=steps)
+    effort = Effort(budget=Budget(steps=steps))
+    ours = BOUNDS.get("alpha_crown").logits(captured, Interval(lower, upper), effort)
+    allowed = 1e-5 * (theirs[1] - theirs[0]).mean()
+    assert ours.lower.mean() >= theirs[0].mean() - allowed
+    assert ours.upper.mean() <= theirs[1].mean() + allowed
 
 
 def test_a_domain_budget_bounds_the_search():
