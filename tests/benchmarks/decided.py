@@ -25,7 +25,7 @@ from tests.benchmarks.verifier import NETWORKS, simple_cnn
 
 _ROOT = Path(__file__).parents[2]
 _TRAINING, _DIGITS = 4_000, 4
-_SMALL = ("ibp", "crown_ibp", "crown", "auto")
+_SMALL = ("ibp", "crown_ibp", "crown", "alpha_crown", "auto")
 _DEEP = ("ibp", "crown_ibp")
 PLAN: tuple[tuple[str, float, tuple[str, ...]], ...] = (
     ("SimpleCNN", 0.02, _SMALL),
