@@ -81,14 +81,17 @@ def _joint(head: Head, rows: Rows) -> Tensor:
     """Bound the rows merged with the last product.
 
     The error is gamma times `|c| (|W| |z| + |b|)`, which pays for merging, for both products, and
-    for applying the row.
+    for applying the row. What underflows in a logit counts as often as a row says, and what does in
+    merging as often as the inputs.
     """
     classes, features = head.weight.shape
     gamma = rounding.gamma(2 * classes + features, head.weight.dtype)
-    floor = (classes + features) * rounding.tiny(head.weight.dtype)
     centre, radius = head.inputs.centre_and_radius()
-    magnitude = _magnitude(head, centre.abs() + radius)
-    error = rows.magnitudes_times(magnitude).mul_(2 * gamma).add_(floor)
+    reach = centre.abs() + radius
+    floor = reach.sum(1, keepdim=True).add_(features + 1)
+    floor.mul_(2 * classes * rounding.tiny(head.weight.dtype))
+    magnitude = _magnitude(head, reach).mul_(2 * gamma).add_(floor)
+    error = rows.magnitudes_times(magnitude).add_(floor)
     spread = _spread(head.weight, rows, radius).mul_(1 + 2 * gamma)
     bound = rows.times(_product(head, centre)) - spread - error
     if head.inputs.ball is not None:

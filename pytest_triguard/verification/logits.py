@@ -42,10 +42,20 @@ def least(walk: Substitution, rows: Rows, solve: Solve | None = None) -> Tensor:
     width = -(-rows.height // count)
     starts = range(0, rows.height, width)
     parts = [slice(start, start + width) for start in starts]
-    return torch.cat([_least(walk, head, rows, each, solve or plainly) for each in parts], dim=1)
+    sizes, run = _sizes(head), solve or plainly
+    return torch.cat([_least(walk, head, rows, each, sizes, run) for each in parts], dim=1)
 
 
-def _least(walk: Substitution, head: Head, rows: Rows, part: slice, solve: Solve) -> Tensor:
+def _sizes(head: Head) -> Tensor:
+    """Return what the magnitudes of a logit's terms add up to, `|W| |z| + |b|`, `(n, K)`."""
+    bias = None if head.bias is None else head.bias.abs()
+    sizes = functional.linear(head.inputs.magnitude, head.weight.abs(), bias)
+    return sizes.add_(head.weight.shape[1] * rounding.tiny(sizes.dtype))  # they may underflow
+
+
+def _least(
+    walk: Substitution, head: Head, rows: Rows, part: slice, sizes: Tensor, solve: Solve
+) -> Tensor:
     """Bound some rows.
 
     What merging them with weights and bias rounds is at most gamma times `|c| (|W| |z| + |b|)`.
@@ -55,11 +65,8 @@ def _least(walk: Substitution, head: Head, rows: Rows, part: slice, solve: Solve
     plain = least_over(head.inputs, merged)
     found = solve(walk, walk.key_of(head.inputs), merged)
     bound = torch.where(found > plain, found, plain)  # an interval holds where others are NaN
-    sizes = None
     if head.bias is not None:
         bound = bound + rows.matrix(head.bias.unsqueeze(1), part).squeeze(2)
-        sizes = head.bias.abs()
-    sizes = functional.linear(head.inputs.magnitude, head.weight.abs(), sizes)
     error = rows.matrix_sizes(sizes, part).mul_(2 * rounding.gamma(classes + 4, bound.dtype))
     return bound - error.add_(bound.abs(), alpha=8 * rounding.roundoff(bound.dtype)).add_(
         walk.underflow(2)

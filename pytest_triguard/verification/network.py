@@ -39,7 +39,7 @@ from pytest_triguard.verification.operators import (
     scaling,
 )
 from pytest_triguard.verification.operators.affine import product_share
-from pytest_triguard.verification.operators.rule import Kept
+from pytest_triguard.verification.operators.rule import Kept, outlasting
 from pytest_triguard.verification.operators.shape import exact
 from pytest_triguard.verification.relaxations import Affine, Relaxation
 
@@ -387,7 +387,7 @@ class Network:
         key = node, name, about
         if key in self._kept:
             return self._kept[key]
-        with torch.inference_mode(False), torch.no_grad():  # others may take derivatives with it
+        with outlasting():
             made = make()
         if made.size <= self._left:
             self._kept[key] = made
@@ -413,7 +413,8 @@ class Network:
         """Return the arguments that a node's module holds."""
         if node.op != "call_module" or rule.arguments is None:
             return {}
-        return rule.arguments(self.graph.attribute(node))
+        with outlasting():  # a parametrised weight is computed where it is read
+            return rule.arguments(self.graph.attribute(node))
 
     def _attribute(self, node: fx.Node, value: Interval, name: str) -> Any:
         if name not in _ATTRIBUTES:
@@ -424,11 +425,12 @@ class Network:
         """Run an operator that does not depend on the input."""
         if args and isinstance(args[0], Tensor) and self.graph.overwrites(node):
             raise Unsupported(f"{self.graph.describe(node)} overwrites a constant")
-        if node.op == "call_module":
-            return self.graph.attribute(node)(*args, **kwargs)
-        if node.op == "call_method":
-            return getattr(args[0], str(node.target))(*args[1:], **kwargs)
-        return node.target(*args, **kwargs)  # type: ignore[operator]
+        with outlasting():
+            if node.op == "call_module":
+                return self.graph.attribute(node)(*args, **kwargs)
+            if node.op == "call_method":
+                return getattr(args[0], str(node.target))(*args[1:], **kwargs)
+            return node.target(*args, **kwargs)  # type: ignore[operator]
 
 
 def intervals_in(*values: Any) -> Iterator[Interval]:

@@ -221,7 +221,8 @@ def bounds(classifier: Any, lower: Tensor, upper: Tensor, *, method: str) -> tup
             f"{lower.dtype} and {upper.dtype} came"
         )
     bound = BOUNDS.get(method)
-    with classifier.prepared() as model:
+    with torch.inference_mode(False), classifier.prepared() as model:
+        lower, upper = (end.clone() if end.is_inference() else end for end in (lower, upper))
         probe(model, lower[:4].to(model.device))
         try:
             parts = _boxed(model, bound, lower, upper)

@@ -377,3 +377,18 @@ def test_a_deeper_network_holds_no_more_values_at_once():
             verification.bounds(subject, box, box, method="ibp")
         most.append(alive.most)
     assert most[0] == most[1]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("method", BOUNDS)
+def test_bounds_are_the_same_in_inference_mode(method, dtype):
+    """Derivatives are taken of some, and of inputs that were made there."""
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Flatten(), nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU())
+    subject = Classifier(module.append(nn.Linear(8, 3)).to(dtype).eval())
+    lower = torch.rand(2, 1, 2, 2, dtype=dtype) / 2
+    expected = verification.bounds(subject, lower, lower + 0.3, method=method)
+    with torch.inference_mode():
+        found = verification.bounds(subject, lower.clone(), lower + 0.3, method=method)
+    for each, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(each, other, rtol=1e-12, atol=1e-12)

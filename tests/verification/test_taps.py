@@ -89,13 +89,28 @@ def test_one_network_bounds_images_of_several_sizes(method):
         torch.testing.assert_close(bounded(method, shared, size), expected, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize("sizes", [(8, 16), (16, 8)])
+def test_a_larger_image_adds_up_more_roundings(sizes):
+    """Of a bias, once for each place; what was kept of another size does not say how many."""
+    torch.manual_seed(0)
+    module = nn.Sequential(
+        nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+    )
+    nn.init.constant_(module[0].bias, 10.0)
+    module.append(nn.Linear(4, 3)).eval()
+    shared = captured(module).own
+    for size in sizes:
+        found = bounded("crown", shared, size, torch.float32)
+        assert torch.equal(found, bounded("crown", captured(module).own, size, torch.float32))
+
+
 def captured(module):
     with Classifier(module).prepared() as model:
         return Network(model, torch.float32)
 
 
-def bounded(method, network, size):
-    images = drawn(2, 1, size, size)
+def bounded(method, network, size, dtype=torch.float64):
+    images = drawn(2, 1, size, size).to(dtype)
     rows = Differences(torch.tensor([0, 1]), None, 3)
     region = Interval(images - 0.1, images + 0.1)
     return BOUNDS.get(method).margins(network, region, rows, Effort()).margin

@@ -204,7 +204,6 @@ class Rows:
         exact: The weights.
         offset: The bias, shaped to go with the result, or None.
         share: Of the argument's largest magnitude that is rounded per unit of a coefficient.
-        floor: What else is rounded, or None.
         phases: The weights as a faster transpose takes them, or None.
         size: Bytes that they take beside the module.
     """
@@ -212,7 +211,6 @@ class Rows:
     exact: Tensor
     offset: Tensor | None
     share: Tensor
-    floor: Tensor | None
     phases: Phases | None
     size: int
 
@@ -225,12 +223,9 @@ class Rows:
         # The norm of each row of weights times the largest magnitude: no product is needed.
         gamma = rounding.gamma(max(product.fan_in, product.fan_out), dtype)
         share = product.norms(exact.abs()).view(product.channels) * (2 * gamma)
-        floor = None
-        if offset is not None:
-            floor = offset.abs() * (2 * rounding.gamma(product.elements(), dtype))
         phases = product.phases(exact)
         size = (0 if exact is weight else exact.nbytes) + (0 if phases is None else phases.nbytes)
-        return Rows(exact, offset, share, floor, phases, size)
+        return Rows(exact, offset, share, phases, size)
 
 
 def relaxed(
@@ -253,11 +248,14 @@ def relaxed(
         return product.phased(rows, known.phases)
 
     error = known.share * per_sample(input.largest.detach(), input)
+    if known.offset is not None:  # the more elements the result has, the more is added up
+        share = 2 * rounding.gamma(product.elements(), input.dtype)
+        error.add_(known.offset.abs(), alpha=share)
     return Affine(
         input,
         lambda rows: flat_rows(rows, transpose),
         known.offset,
-        error if known.floor is None else error.add_(known.floor),
+        error,
         None if slide is None else lambda rows: slide(rows, known.exact),
         fresh=True,
     )

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
+import torch
 from torch import Tensor, nn
 
 from pytest_triguard.verification.intervals import Interval
@@ -93,3 +95,13 @@ def no_arguments(module: nn.Module) -> dict[str, Any]:
 def taken(*names: str) -> Callable[[Any], dict[str, Any]]:
     """Return a reader of the module's attributes of those names."""
     return lambda module: {name: getattr(module, name) for name in names}
+
+
+@contextmanager
+def outlasting() -> Iterator[None]:
+    """Compute what may be kept beyond a walk, in another mode than the walk's.
+
+    Others may take derivatives with it, which they cannot with what inference mode made.
+    """
+    with torch.inference_mode(False), torch.no_grad():
+        yield
