@@ -295,7 +295,7 @@ class Cascade:
         Returns:
             Verdicts, and what each is to be charged by, if not equally.
         """
-        effort = self._effort(known)
+        effort, late = self._effort(known), f"the budget was spent in {bound.name}"
         try:
             effort.clock.check()
             with torch.no_grad():
@@ -307,14 +307,18 @@ class Cascade:
                 self.model.passes.backward += found.backward
                 columns = torch.stack(judging.judge(network, found, rows, logits)).tolist()
         except BudgetSpent:
-            why = f"the budget was spent in {bound.name}"
-            return [judging.because(each, why) for each in known], None
+            return [judging.because(each, late) for each in known], None
         except Unsupported as refusal:
             return [_uncovered(each, f"{bound.name}: {refusal}") for each in known], None
         after = [
             judging.updated(each, int(code), margin, slack, bound.name)
             for each, code, margin, slack in zip(known, *columns, strict=True)
         ]
+        if found.cut is not None:
+            after = [
+                judging.because(each, late) if cut else each
+                for each, cut in zip(after, found.cut, strict=True)
+            ]
         if found.leaves is not None:
             after = _with_trees(after, found.leaves, bound.name)
         if found.points is not None:

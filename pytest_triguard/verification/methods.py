@@ -29,6 +29,7 @@ class Margins:
         points: `(n, C, H, W)` inputs that may break the property, to be predicted; NaN for none.
         leaves: Domains that a search proved, where they are kept.
         seconds: What each sample is to be charged, or None for equal shares.
+        cut: Whether the budget alone kept each sample from being decided, or None for no sample.
     """
 
     margin: Tensor
@@ -38,6 +39,7 @@ class Margins:
     points: Tensor | None = None
     leaves: list[Domains] | None = None
     seconds: list[float] | None = None
+    cut: list[bool] | None = None
 
 
 @dataclass(frozen=True)

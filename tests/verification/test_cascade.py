@@ -326,6 +326,33 @@ def test_what_time_interrupts_stays_open(monkeypatch):
     assert (work.run([0, 1]).margin == -1).all()
 
 
+@pytest.mark.parametrize("limits", [{"limit": 10}, {"seconds": (10.0, 10.0)}])
+def test_a_search_tells_whom_its_budget_stopped(monkeypatch, limits):
+    assert Clockwork(monkeypatch, [50, 2]).run([0, 1], **limits).cut == [True, False]
+
+
+def test_a_search_that_is_stuck_is_not_stopped_by_its_budget(monkeypatch):
+    """More of it would not prove what cannot be split any more."""
+    work = Clockwork(monkeypatch, [50])
+    real = work.bound
+
+    def stuck(parts):
+        found = real(parts)
+        last = torch.arange(len(parts)) == 0
+        return replace(found, last=last & (parts.state["depth"][:, 0] > 0))
+
+    work.bound = stuck
+    assert work.run([0], limit=10).cut == [False]
+
+
+def test_what_a_search_leaves_open_is_said_to_be_for_its_budget():
+    budget = Budget(domains=1, steps=1)
+    *_, result = cascaded(eps=0.08, method="branch_and_bound", budget=budget)
+    left = [why for why in result.reason if why]
+    assert left
+    assert all(why.endswith("the budget was spent in branch_and_bound") for why in left)
+
+
 def test_what_autograd_refuses_is_bounded_without_the_attack():
     """An operator in place is no reason not to bound; the attack says why it found nothing."""
     generator = torch.Generator().manual_seed(0)
