@@ -27,6 +27,7 @@ from pytest_triguard.verification.domains import Domains
 from pytest_triguard.verification.faithful import refuse_unfaithful
 from pytest_triguard.verification.falsifier import falsifier
 from pytest_triguard.verification.float32 import is_ieee
+from pytest_triguard.verification.intervals import Interval
 from pytest_triguard.verification.methods import BOUNDS, FALSIFIERS, Bound, Effort
 from pytest_triguard.verification.network import Network
 from pytest_triguard.verification.operators import Unsupported
@@ -322,7 +323,9 @@ class Cascade:
         if found.leaves is not None:
             after = _with_trees(after, found.leaves, bound.name)
         if found.points is not None:
-            after = self._believed(block, after, _candidates(block, found.points), bound.name)
+            after = self._believed(
+                block, after, _candidates(block, region, found.points), bound.name
+            )
         return after, found.seconds
 
     def _effort(self, known: list[SampleVerdict]) -> Effort:
@@ -447,11 +450,23 @@ def rows_dtype(network: Network | None, logits: Tensor) -> torch.dtype:
     return logits.dtype if network is None else network.dtype
 
 
-def _candidates(block: Batch, points: Tensor) -> dict[int, Tensor]:
-    """Return points in the dtype of the samples by position, without those that are NaN."""
+def _candidates(block: Batch, region: Interval, points: Tensor) -> dict[int, Tensor]:
+    """Return points in the dtype of the samples by position, without those that are NaN.
+
+    The nearest number of that dtype may be outside a box that the point is at the end of.
+    """
     there = (~points.isnan().flatten(1).any(1)).tolist()
+    rounded = torch.minimum(
+        torch.maximum(points.to(block.inputs.dtype), _inward(region.lower, block.inputs)),
+        _inward(region.upper, block.inputs),
+    )
     return {
-        position: points[place].to(block.inputs.dtype)
-        for place, position in enumerate(block.positions)
-        if there[place]
+        position: rounded[place] for place, position in enumerate(block.positions) if there[place]
     }
+
+
+def _inward(end: Tensor, clean: Tensor) -> Tensor:
+    """Return the ends of boxes around samples in the dtype of these, rounded to their side."""
+    near = end.to(clean.dtype)
+    beyond = (near.to(end.dtype) - end) * (end - clean) > 0
+    return torch.where(beyond, torch.nextafter(near, clean), near)
