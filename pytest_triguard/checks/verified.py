@@ -41,6 +41,10 @@ from pytest_triguard.verification.verifier import limits
 _VALUES = {"proven": 1.0, "falsified": 0.0, "unknown": np.nan, "unsupported": np.nan}
 _BADNESS = {"falsified": 3.0, "unsupported": 2.0, "unknown": 1.0}
 
+_TOLD = 2
+"""Reasons that are told in words; samples with others are counted."""
+_ALLOWING = "auto_lirpa:"
+"""How methods begin that make an allowance for their own rounding, and do not bound it."""
 
 LARGEST = 16 * 2**20
 """Characters of the certificates of a check that are kept; what is beyond is left out."""
@@ -228,7 +232,20 @@ def _budgeted(
         found = " and ".join(decided) or "none"
         again = f" ({stage.retried} again in float64)" if stage.retried else ""
         steps.append(f"{stage.name} {stage.samples}{again} -> {found} in {stage.seconds:.2g} s")
-    why = "".join(f"; {count} {reason}" for reason, count in reasons.most_common(2))
-    # Messages cut what is long: what every stage rests on comes before what each of them did.
-    spent = f"real arithmetic, {budget.describe()}, seed {seed}"
-    return f"{method}, {spent}: {', '.join(steps)}{why}"
+    # Messages cut what is long: what every stage rests on, and why samples are left open, come
+    # before what each stage did.
+    allowed = " up to float rounding" if method.startswith(_ALLOWING) else ""
+    spent = f"real arithmetic{allowed}, {budget.describe()}, seed {seed}"
+    left = _left_open(reasons)
+    return f"{method}, {spent}{f'; {left}' if left else ''}: {', '.join(steps)}"
+
+
+def _left_open(reasons: Counter[str]) -> str:
+    """Return how many samples are left open, and for which reasons; nothing where none is."""
+    parts = []
+    for told, count in reasons.most_common(_TOLD):
+        status, _, why = told.partition(": ")
+        parts.append(f"{count} {status} ({why})")
+    if others := reasons.total() - sum(count for _, count in reasons.most_common(_TOLD)):
+        parts.append(f"{others} open for other reasons")
+    return ", ".join(parts)

@@ -42,7 +42,7 @@ def failure_message(record: Record) -> str:
         lines += _entry("warning", f"{name}: {sentence}")
     lines += _entry("counts", ", ".join(f"{count} {name}" for name, count in record.counts.items()))
     lines += _entry("property", record.subject)
-    lines += _entry("method", record.method)
+    lines += _entry("method", record.method, most=3)
     tail = [*_labelled("saved", [_saved(path) for path in record.artifacts])]
     tail += _labelled("reproduce", [record.reproduce])
     tail += _labelled("update", [each for each in [(record.baseline or {}).get("update")] if each])

@@ -87,6 +87,7 @@ class BranchAndBound:
             search.points,
             search.proven,
             [share + each for each in search.spent],
+            search.cut,
         )
 
     @torch.no_grad()

@@ -54,7 +54,7 @@ class Budget:
         if self.total is not None:
             parts.append(f"{self.total:g} s in all")
         if self.domains is not None:
-            parts.append(f"{self.domains:,} domains per sample")
+            parts.append(f"{self.domains:,} domain{'s' * (self.domains > 1)} per sample")
         return ", ".join(parts) or "no time limit"
 
 

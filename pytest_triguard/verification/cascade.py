@@ -27,6 +27,7 @@ from pytest_triguard.verification.domains import Domains
 from pytest_triguard.verification.faithful import refuse_unfaithful
 from pytest_triguard.verification.falsifier import falsifier
 from pytest_triguard.verification.float32 import is_ieee
+from pytest_triguard.verification.intervals import Interval
 from pytest_triguard.verification.methods import BOUNDS, FALSIFIERS, Bound, Effort
 from pytest_triguard.verification.network import Network
 from pytest_triguard.verification.operators import Unsupported
@@ -295,7 +296,7 @@ class Cascade:
         Returns:
             Verdicts, and what each is to be charged by, if not equally.
         """
-        effort = self._effort(known)
+        effort, late = self._effort(known), f"the budget was spent in {bound.name}"
         try:
             effort.clock.check()
             with torch.no_grad():
@@ -307,18 +308,24 @@ class Cascade:
                 self.model.passes.backward += found.backward
                 columns = torch.stack(judging.judge(network, found, rows, logits)).tolist()
         except BudgetSpent:
-            why = f"the budget was spent in {bound.name}"
-            return [judging.because(each, why) for each in known], None
+            return [judging.because(each, late) for each in known], None
         except Unsupported as refusal:
             return [_uncovered(each, f"{bound.name}: {refusal}") for each in known], None
         after = [
             judging.updated(each, int(code), margin, slack, bound.name)
             for each, code, margin, slack in zip(known, *columns, strict=True)
         ]
+        if found.cut is not None:
+            after = [
+                judging.because(each, late) if cut else each
+                for each, cut in zip(after, found.cut, strict=True)
+            ]
         if found.leaves is not None:
             after = _with_trees(after, found.leaves, bound.name)
         if found.points is not None:
-            after = self._believed(block, after, _candidates(block, found.points), bound.name)
+            after = self._believed(
+                block, after, _candidates(block, region, found.points), bound.name
+            )
         return after, found.seconds
 
     def _effort(self, known: list[SampleVerdict]) -> Effort:
@@ -443,11 +450,23 @@ def rows_dtype(network: Network | None, logits: Tensor) -> torch.dtype:
     return logits.dtype if network is None else network.dtype
 
 
-def _candidates(block: Batch, points: Tensor) -> dict[int, Tensor]:
-    """Return points in the dtype of the samples by position, without those that are NaN."""
+def _candidates(block: Batch, region: Interval, points: Tensor) -> dict[int, Tensor]:
+    """Return points in the dtype of the samples by position, without those that are NaN.
+
+    The nearest number of that dtype may be outside a box that the point is at the end of.
+    """
     there = (~points.isnan().flatten(1).any(1)).tolist()
+    rounded = torch.minimum(
+        torch.maximum(points.to(block.inputs.dtype), _inward(region.lower, block.inputs)),
+        _inward(region.upper, block.inputs),
+    )
     return {
-        position: points[place].to(block.inputs.dtype)
-        for place, position in enumerate(block.positions)
-        if there[place]
+        position: rounded[place] for place, position in enumerate(block.positions) if there[place]
     }
+
+
+def _inward(end: Tensor, clean: Tensor) -> Tensor:
+    """Return the ends of boxes around samples in the dtype of these, rounded to their side."""
+    near = end.to(clean.dtype)
+    beyond = (near.to(end.dtype) - end) * (end - clean) > 0
+    return torch.where(beyond, torch.nextafter(near, clean), near)

@@ -57,7 +57,8 @@ class Certificate:
         slack: What the margin has to exceed.
         arithmetic: The arithmetic that the proof holds for.
         dtype: The dtype that the module computes in.
-        bounded_in: The dtype that the bounds were computed in.
+        bounded_in: The dtype that bounds are computed in, and the proof is made again in; intervals
+            that decided at once may have been computed in the module's own.
         device: Kind of the device.
         classifier: Hash of weights, buffers, architecture, valid range and normalisation.
         graph: Hash of the captured operators.

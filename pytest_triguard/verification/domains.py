@@ -142,6 +142,16 @@ class Search:
             least.scatter_reduce_(0, self._open.owner, self._open.bound, "amin")
         return least
 
+    @property
+    def cut(self) -> list[bool]:
+        """Whether the budget alone kept each sample from being decided."""
+        left = torch.zeros_like(self.threshold, dtype=torch.bool)
+        if self._open is not None:
+            left[self._open.owner] = True
+        stuck = self._closed <= self.threshold
+        found: list[bool] = (left & ~stuck & self.points.flatten(1).isnan().any(1)).tolist()
+        return found
+
     def run(
         self,
         root: Domains,

@@ -29,6 +29,7 @@ class Margins:
         points: `(n, C, H, W)` inputs that may break the property, to be predicted; NaN for none.
         leaves: Domains that a search proved, where they are kept.
         seconds: What each sample is to be charged, or None for equal shares.
+        cut: Whether the budget alone kept each sample from being decided, or None for no sample.
     """
 
     margin: Tensor
@@ -38,6 +39,7 @@ class Margins:
     points: Tensor | None = None
     leaves: list[Domains] | None = None
     seconds: list[float] | None = None
+    cut: list[bool] | None = None
 
 
 @dataclass(frozen=True)
@@ -114,9 +116,15 @@ STAGES: dict[str, tuple[str, ...]] = {
 
 FACTS: dict[str, Facts] = {
     "ibp": Facts(cost="about 2 forward", axioms=("sound",), checked="scipy, auto_LiRPA"),
-    "crown_ibp": Facts(cost="2 forward, and a backward a row", axioms=("sound",), checked="scipy"),
-    "crown": Facts(cost="a backward a layer and row", axioms=("sound",), checked="scipy"),
-    "alpha_crown": Facts(cost="that of crown, for each step", axioms=("sound",), checked="scipy"),
+    "crown_ibp": Facts(
+        cost="2 forward, and a backward a row", axioms=("sound",), checked="scipy, auto_LiRPA"
+    ),
+    "crown": Facts(
+        cost="a backward a layer and row", axioms=("sound",), checked="scipy, auto_LiRPA"
+    ),
+    "alpha_crown": Facts(
+        cost="that of crown, for each step", axioms=("sound",), checked="scipy, auto_LiRPA"
+    ),
     "branch_and_bound": Facts(
         cost="as many as it takes, within the budget",
         axioms=("sound", "complete for affine, ReLU and max-pooling operators"),

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 
 import pytest
 import torch
 from torch import nn
 
 from pytest_triguard import Classifier, TriGuardFailure, assert_verified
+from pytest_triguard.checks.verified import _budgeted
 from pytest_triguard.errors import InputTypeError
-from pytest_triguard.verification import Budget
+from pytest_triguard.verification import Budget, names
 from tests.assertions import gate_problem
 from tests.sessions import with_settings
 
@@ -75,8 +77,50 @@ def test_the_worst_are_ordered_by_margin_however_far_below_zero():
 def test_what_is_left_open_says_which_bound_gave_up():
     record = failed(budget=Budget(total=1e-9)).record
     assert record.counts["unknown"] > 0
-    assert f"{record.counts['unknown']} unknown: " in record.method
-    assert "the budget was spent before pgd" in record.method
+    assert f"; {record.counts['unknown']} unknown (" in record.method
+    assert "the budget was spent before pgd): clean" in record.method
+
+
+def test_the_message_says_why_samples_are_left_open_before_it_is_cut():
+    failure = failed(budget=Budget(domains=1, steps=1))
+    told = " ".join(str(failure).split())
+    assert failure.record.counts["unknown"] == 5
+    assert "1 domain per sample, seed 0; 5 unknown (the bound is not above the slack; " in told
+    assert "the budget was spent in branch_and_bound): clean 30" in told
+
+
+class Branching(nn.Module):
+    """Asks for the values of its input."""
+
+    def __init__(self, module):
+        super().__init__()
+        self.module = module
+
+    def forward(self, inputs):
+        return self.module(inputs) if inputs.sum() > 0 else -self.module(inputs)
+
+
+def test_the_message_says_in_full_why_a_module_is_unsupported():
+    subject, *data = gate_problem(COUNT)
+    with pytest.raises(TriGuardFailure) as caught:
+        assert_verified(Classifier(Branching(subject.module)), *data, eps=0.01, at_least=1.0)
+    assert caught.value.record.counts["unsupported"] > 0
+    told = " ".join(str(caught.value).split())
+    assert "unsupported (the module Branching cannot be captured as a graph" in told
+    assert "control flow): clean" in told
+
+
+def test_reasons_beyond_the_two_most_frequent_are_counted():
+    reasons = Counter({"unknown: a": 5, "unsupported: b": 3, "unknown: c": 2, "unknown: d": 1})
+    told = _budgeted("ibp", Budget(), 0, (), reasons)
+    assert told.startswith("ibp, real arithmetic, no time limit, seed 0; 5 unknown (a), ")
+    assert "; 5 unknown (a), 3 unsupported (b), 3 open for other reasons: " in told
+
+
+@pytest.mark.parametrize("method", [name for name in names() if name.startswith("auto_lirpa:")])
+def test_what_another_library_proves_is_not_told_to_be_paid_for_in_rounding(method):
+    told = _budgeted(method, Budget(), 0, (), Counter())
+    assert told.startswith(f"{method}, real arithmetic up to float rounding, no time limit")
 
 
 @pytest.mark.parametrize(

@@ -178,7 +178,7 @@ def test_a_path_keeps_the_spaces_of_its_script():
 
 def test_a_long_id_leaves_room_for_what_is_known():
     shown = [line for line in failure_message(LONG).splitlines() if "sample /data" in line]
-    assert len(shown) == 5
+    assert len(shown) == 4
     assert all("label 1, value 1.00e-12, predicted 2" in line for line in shown)
 
 
